@@ -1,0 +1,645 @@
+package websocket
+
+import (
+	"bytes"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"math/bits"
+	"net"
+	"strconv"
+	"unicode/utf8"
+)
+
+// GetFrame returns the payload of the next whole message from rw, text or
+// binary, put together from its fragments. The slice is the caller's to keep.
+// It answers pings and closing handshakes on the way.
+//
+// At the end GetFrame returns io.EOF: after an orderly closing handshake,
+// whichever side began it, and when rw ends between two messages. An end
+// within a message is io.ErrUnexpectedEOF. A peer that breaks the protocol, or
+// closes with a code that stands for a fault, gives a [*CloseError].
+//
+// On a [Conn] this is [Conn.ReadMessage] with the end made simple. Any other
+// rw is taken for a stream from an RFC 6455 client; GetFrame reads up to the
+// end of the message and not one byte further. It keeps nothing between two
+// calls, so that an error within a message is final there.
+func GetFrame(rw io.ReadWriter) ([]byte, error) {
+	c, ok := rw.(*Conn)
+	if !ok {
+		c = bareConn(rw)
+	}
+	_, p, err := c.ReadMessage()
+	if errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) {
+		err = io.EOF
+	}
+	return p, err
+}
+
+// PutFrame writes p as one text message, with one call of w.Write. It keeps no
+// reference to p. Text is UTF-8; PutFrame refuses anything else and writes
+// nothing.
+//
+// On a [Conn] this is [Conn.WriteMessage]. Any other w is taken for a stream
+// to an RFC 6455 client. That is all it can know: hixie-76 needs a Conn.
+func PutFrame(w io.Writer, p []byte) error {
+	if c, ok := w.(*Conn); ok {
+		return c.WriteMessage(Text, p)
+	}
+	if !utf8.Valid(p) {
+		return errNotUTF8
+	}
+	out := outputs.Get().(*output)
+	defer out.free()
+	out.b = appendFrame(out.b, finBit|opText, p, false)
+	return writeFull(w, out.b)
+}
+
+// A MessageType says what the payload of a message is (RFC 6455, section 5.6).
+type MessageType uint8
+
+const (
+	Text   MessageType = opText   // UTF-8, which is checked in both directions
+	Binary MessageType = opBinary // any bytes; hixie-76 has no such messages
+)
+
+// The opcodes of RFC 6455, section 11.8.
+const (
+	opContinuation = 0x0
+	opText         = 0x1
+	opBinary       = 0x2
+	opClose        = 0x8
+	opPing         = 0x9
+	opPong         = 0xA
+)
+
+// The bits of a header's first two bytes (RFC 6455, section 5.2).
+const (
+	finBit     = 0x80
+	rsvBits    = 0x70
+	opcodeBits = 0x0F
+	maskBit    = 0x80
+	lengthBits = 0x7F
+)
+
+const (
+	maxHeader  = 14  // bytes of the longest frame header
+	maxControl = 125 // payload bytes of a control frame (RFC 6455, section 5.5)
+
+	// maxFragments bounds what a peer can make of one message at no cost in
+	// payload: 16 Ki frames.
+	maxFragments = 16 << 10
+)
+
+// A header is a frame header (RFC 6455, section 5.2).
+type header struct {
+	fin    bool
+	rsv    byte // RSV1 to RSV3, in place
+	opcode byte
+	masked bool
+	key    uint32 // masking key; its first byte is the lowest
+	length uint64 // of the payload, in bytes
+}
+
+// parseHeader parses the frame header at the start of b. It returns the size
+// of the header, or as much of the size as b can tell. While b is shorter
+// than that, only the fields that the first two bytes hold are set, if b has
+// these; a length above 125 is then no more than that.
+func parseHeader(b []byte) (h header, size int) {
+	if len(b) < 2 {
+		return h, 2
+	}
+	h.fin = b[0]&finBit != 0
+	h.rsv = b[0] & rsvBits
+	h.opcode = b[0] & opcodeBits
+	h.masked = b[1]&maskBit != 0
+	h.length = uint64(b[1] & lengthBits)
+	size = 2
+	switch h.length {
+	case 126:
+		size = 4
+	case 127:
+		size = 10
+	}
+	lengthEnd := size
+	if h.masked {
+		size += 4
+	}
+	if len(b) < size {
+		return h, size
+	}
+	switch lengthEnd {
+	case 4:
+		h.length = uint64(binary.BigEndian.Uint16(b[2:]))
+	case 10:
+		h.length = binary.BigEndian.Uint64(b[2:])
+	}
+	if h.masked {
+		h.key = binary.LittleEndian.Uint32(b[lengthEnd:])
+	}
+	return h, size
+}
+
+// appendHeader appends the header of a frame: its first byte, and the length
+// of its payload in the shortest form. A masked header ends before the
+// masking key.
+func appendHeader(dst []byte, first byte, masked bool, length int) []byte {
+	var m byte
+	if masked {
+		m = maskBit
+	}
+	switch {
+	case length <= 125:
+		return append(dst, first, m|byte(length))
+	case length <= 0xFFFF:
+		return append(dst, first, m|126, byte(length>>8), byte(length))
+	default:
+		return binary.BigEndian.AppendUint64(append(dst, first, m|127), uint64(length))
+	}
+}
+
+// appendFrame appends a whole frame.
+func appendFrame(dst []byte, first byte, p []byte, masked bool) []byte {
+	dst = appendHeader(dst, first, masked, len(p))
+	if !masked {
+		return append(dst, p...)
+	}
+	var key uint32
+	dst, key = appendKey(dst)
+	n := len(dst)
+	dst = append(dst, p...)
+	mask(dst[n:], key)
+	return dst
+}
+
+// appendKey appends a new masking key, which has to be unpredictable (RFC 6455,
+// section 10.3).
+func appendKey(dst []byte) ([]byte, uint32) {
+	dst = append(dst, 0, 0, 0, 0)
+	key := dst[len(dst)-4:]
+	rand.Read(key)
+	return dst, binary.LittleEndian.Uint32(key)
+}
+
+// appendHixie appends p to the text message that the first byte of an RFC 6455
+// frame tells of: it begins the message unless that is a continuation, and ends
+// it if that has FIN.
+func appendHixie(dst []byte, first byte, p []byte) []byte {
+	if first&opcodeBits != opContinuation {
+		dst = append(dst, 0x00)
+	}
+	dst = append(dst, p...)
+	if first&finBit != 0 {
+		dst = append(dst, 0xFF)
+	}
+	return dst
+}
+
+// mask XORs b in place with the masking key and returns the key turned so
+// that it fits the byte behind b (RFC 6455, section 5.3).
+func mask(b []byte, key uint32) uint32 {
+	k := uint64(key)<<32 | uint64(key)
+	le := binary.LittleEndian
+	for len(b) >= 64 {
+		le.PutUint64(b[0:8], le.Uint64(b[0:8])^k)
+		le.PutUint64(b[8:16], le.Uint64(b[8:16])^k)
+		le.PutUint64(b[16:24], le.Uint64(b[16:24])^k)
+		le.PutUint64(b[24:32], le.Uint64(b[24:32])^k)
+		le.PutUint64(b[32:40], le.Uint64(b[32:40])^k)
+		le.PutUint64(b[40:48], le.Uint64(b[40:48])^k)
+		le.PutUint64(b[48:56], le.Uint64(b[48:56])^k)
+		le.PutUint64(b[56:64], le.Uint64(b[56:64])^k)
+		b = b[64:]
+	}
+	for len(b) >= 8 {
+		le.PutUint64(b, le.Uint64(b)^k)
+		b = b[8:]
+	}
+	for i := range b {
+		b[i] ^= byte(key)
+		key = bits.RotateLeft32(key, -8)
+	}
+	return key
+}
+
+// A utf8Checker checks text that comes in pieces, which may part a rune.
+type utf8Checker struct {
+	part [utf8.UTFMax]byte // the start of a rune whose rest is to come
+	n    int8
+}
+
+// check reports whether p continues valid UTF-8. A rune that is cut short by
+// the end of p is held against the next piece, but one that no further byte
+// could complete is refused at once.
+func (u *utf8Checker) check(p []byte) bool {
+	for u.n > 0 && len(p) > 0 {
+		u.part[u.n] = p[0]
+		u.n++
+		p = p[1:]
+		if utf8.FullRune(u.part[:u.n]) {
+			if !utf8.Valid(u.part[:u.n]) {
+				return false
+			}
+			u.n = 0
+		}
+	}
+	end := len(p)
+	for i := end - 1; i >= 0 && i > end-utf8.UTFMax; i-- {
+		if utf8.RuneStart(p[i]) {
+			// FullRune is false only for what more bytes can make valid.
+			if !utf8.FullRune(p[i:]) {
+				u.n = int8(copy(u.part[:], p[i:]))
+				p = p[:i]
+			}
+			break
+		}
+	}
+	return utf8.Valid(p)
+}
+
+// whole reports whether the text checked so far ends with a whole rune.
+func (u *utf8Checker) whole() bool { return u.n == 0 }
+
+// A decoder turns the bytes that one peer sends into messages and control
+// frames, and refuses what the protocol does not allow. It is state only: it
+// keeps no bytes and does no input. The zero value with the first group of
+// fields set is ready for a stream's first frame.
+type decoder struct {
+	hixie  bool
+	masked bool   // frames have to be masked: they come from a client
+	limit  uint64 // bytes a message may have
+
+	// The message in progress.
+	typ       MessageType // 0 between messages
+	size      uint64      // bytes announced so far
+	fragments int
+	text      utf8Checker
+
+	// The frame in progress.
+	kind frameKind
+	fin  bool
+	left uint64 // payload bytes to come
+	key  uint32 // for the next of them
+}
+
+// A frameKind says how the bytes of the frame in progress are to be taken.
+type frameKind byte
+
+const (
+	noFrame    frameKind = iota // the next byte begins a frame
+	payload                     // left bytes of payload
+	hixieText                   // text up to FF
+	hixieSkip                   // anything up to FF
+	hixieBlock                  // left bytes of anything
+)
+
+// A piece is what a decoder has made of some input: all or a part of the
+// payload of a message, or a whole control frame.
+type piece struct {
+	opcode  byte   // opText and opBinary: of a message; 0: nothing
+	end     bool   // the message ends behind payload
+	payload []byte // unmasked, valid; lies in the input
+	need    int    // with no input used: bytes missing at least
+}
+
+// next decodes the start of b. It returns what it found and how many bytes of
+// b that took; if it took none, b has to grow. It unmasks in place, so that
+// whatever it has taken is not to be given to it again.
+func (d *decoder) next(b []byte) (piece, int, error) {
+	if d.hixie {
+		return d.nextHixie(b)
+	}
+	size := 0
+	if d.kind == noFrame {
+		var h header
+		h, size = parseHeader(b)
+		if len(b) >= 2 {
+			if err := d.checkHeader(h); err != nil {
+				return piece{}, 0, err
+			}
+		}
+		if len(b) < size {
+			return piece{need: size - len(b)}, 0, nil
+		}
+		if h.opcode&0x8 != 0 {
+			return d.control(h, b, size)
+		}
+		if err := d.begin(h); err != nil {
+			return piece{}, 0, err
+		}
+		b = b[size:]
+	} else if len(b) == 0 {
+		return piece{need: int(min(d.left, math.MaxInt))}, 0, nil
+	}
+	p := b[:min(uint64(len(b)), d.left)]
+	typ := d.typ
+	end, err := d.take(p)
+	return piece{opcode: byte(typ), end: end, payload: p}, size + len(p), err
+}
+
+// control decodes a control frame, which comes whole.
+func (d *decoder) control(h header, b []byte, size int) (piece, int, error) {
+	end := size + int(h.length)
+	if len(b) < end {
+		return piece{need: end - len(b)}, 0, nil
+	}
+	p := b[size:end]
+	if h.masked {
+		mask(p, h.key)
+	}
+	return piece{opcode: h.opcode, end: true, payload: p}, end, nil
+}
+
+// checkHeader checks what the first two bytes of a header tell, each against
+// its rule in RFC 6455.
+func (d *decoder) checkHeader(h header) error {
+	isControl := h.opcode&0x8 != 0
+	switch {
+	case h.rsv != 0: // 5.2: no extension gives these bits a meaning
+		return failure(CloseProtocolError, "a reserved bit is set")
+	case h.opcode > opBinary && h.opcode < opClose, h.opcode > opPong: // 5.2
+		return failure(CloseProtocolError, "the opcode is reserved")
+	case d.masked && !h.masked: // 5.1
+		return failure(CloseProtocolError, "a frame from the client is not masked")
+	case !d.masked && h.masked: // 5.1
+		return failure(CloseProtocolError, "a frame from the server is masked")
+	case isControl && !h.fin: // 5.5
+		return failure(CloseProtocolError, "a control frame is fragmented")
+	case isControl && h.length > maxControl: // 5.5
+		return failure(CloseProtocolError, "a control frame is longer than 125 bytes")
+	case h.opcode == opContinuation && d.typ == 0: // 5.4
+		return failure(CloseProtocolError, "a continuation has no message to continue")
+	case h.opcode != opContinuation && !isControl && d.typ != 0: // 5.4
+		return failure(CloseProtocolError, "a message begins within another")
+	}
+	return nil
+}
+
+// begin takes up a data frame whose header is whole.
+func (d *decoder) begin(h header) error {
+	if h.opcode != opContinuation {
+		d.start(MessageType(h.opcode))
+	}
+	d.fragments++
+	switch {
+	case h.length>>63 != 0: // 5.2
+		return failure(CloseProtocolError, "the top bit of a length is set")
+	case h.length > d.limit-d.size:
+		return failure(CloseTooBig, "a message is larger than allowed")
+	case d.fragments > maxFragments:
+		return failure(ClosePolicy, "a message has too many fragments")
+	}
+	d.size += h.length
+	d.kind, d.fin, d.left, d.key = payload, h.fin, h.length, h.key
+	return nil
+}
+
+func (d *decoder) start(t MessageType) {
+	d.typ, d.size, d.fragments, d.text = t, 0, 0, utf8Checker{}
+}
+
+// take unmasks and checks p, the next payload bytes of the frame in progress,
+// in place. It reports whether they complete the message.
+func (d *decoder) take(p []byte) (end bool, err error) {
+	if d.masked {
+		d.key = mask(p, d.key)
+	}
+	d.left -= uint64(len(p))
+	if d.left == 0 {
+		d.kind = noFrame
+		end = d.fin
+	}
+	if d.typ == Text {
+		if end && d.text.whole() { // most messages come in one piece
+			if !utf8.Valid(p) {
+				return false, failure(CloseInvalidPayload, "a text is not valid UTF-8")
+			}
+		} else if !d.text.check(p) || end && !d.text.whole() {
+			return false, failure(CloseInvalidPayload, "a text is not valid UTF-8")
+		}
+	}
+	if end {
+		d.typ = 0
+	}
+	return end, nil
+}
+
+// nextHixie is next for the frames of hixie-76 (draft section 4.2).
+func (d *decoder) nextHixie(b []byte) (piece, int, error) {
+	if len(b) == 0 {
+		return piece{need: 1}, 0, nil
+	}
+	n := 0
+	if d.kind == noFrame {
+		switch first := b[0]; {
+		case first >= 0x80:
+			return d.beginBlock(b)
+		case first == 0:
+			d.kind = hixieText
+			d.start(Text)
+		default:
+			d.kind, d.size = hixieSkip, 0
+		}
+		n, b = 1, b[1:]
+	}
+	if d.kind == hixieBlock {
+		p := b[:min(uint64(len(b)), d.left)]
+		if d.left -= uint64(len(p)); d.left == 0 {
+			d.kind = noFrame
+		}
+		return piece{}, n + len(p), nil
+	}
+
+	p := b
+	i := bytes.IndexByte(b, 0xFF)
+	end := i >= 0
+	if end {
+		p = b[:i]
+	}
+	n += len(p)
+	if uint64(len(p)) > d.limit-d.size {
+		return piece{}, 0, failure(CloseTooBig, "a message is larger than allowed")
+	}
+	d.size += uint64(len(p))
+	kind := d.kind
+	if end {
+		n++
+		d.kind, d.typ = noFrame, 0
+	}
+	if kind == hixieSkip {
+		return piece{}, n, nil
+	}
+	if !d.text.check(p) || end && !d.text.whole() {
+		return piece{}, 0, failure(CloseInvalidPayload, "a text is not valid UTF-8")
+	}
+	return piece{opcode: opText, end: end, payload: p}, n, nil
+}
+
+// beginBlock takes up a frame with a length, which is to be discarded. Of type
+// FF and without a payload it begins or ends the closing handshake.
+func (d *decoder) beginBlock(b []byte) (piece, int, error) {
+	var length uint64
+	for i := 1; i < len(b); i++ {
+		length = length<<7 | uint64(b[i]&0x7F)
+		if length > d.limit || i > 10 {
+			return piece{}, 0, failure(CloseTooBig, "a message is larger than allowed")
+		}
+		if b[i] >= 0x80 {
+			continue
+		}
+		if length > 0 {
+			d.kind, d.left = hixieBlock, length
+		} else if b[0] == 0xFF {
+			return piece{opcode: opClose, end: true}, i + 1, nil
+		}
+		return piece{}, i + 1, nil
+	}
+	return piece{need: 1}, 0, nil
+}
+
+// holdsFrame reports whether b, which begins with a frame, holds all of it.
+func (d *decoder) holdsFrame(b []byte) bool {
+	if d.hixie {
+		return bytes.IndexByte(b, 0xFF) >= 0
+	}
+	h, size := parseHeader(b)
+	return len(b) >= size && h.length <= uint64(len(b)-size)
+}
+
+// A CloseCode says why a connection is closed (RFC 6455, section 7.4). Programs
+// may use 3000 to 4999 for reasons of their own.
+type CloseCode uint16
+
+const (
+	CloseNormal         CloseCode = 1000
+	CloseGoingAway      CloseCode = 1001 // the server stops, or the page is left
+	CloseProtocolError  CloseCode = 1002
+	CloseUnsupported    CloseCode = 1003 // type of message
+	CloseNoStatus       CloseCode = 1005 // stands for a close frame without a code
+	CloseInvalidPayload CloseCode = 1007 // text that is not UTF-8
+	ClosePolicy         CloseCode = 1008
+	CloseTooBig         CloseCode = 1009 // message
+	CloseInternalError  CloseCode = 1011
+	CloseTryAgainLater  CloseCode = 1013
+)
+
+var closeNames = map[CloseCode]string{
+	CloseNormal:         "normal closure",
+	CloseGoingAway:      "going away",
+	CloseProtocolError:  "protocol error",
+	CloseUnsupported:    "unsupported data",
+	CloseNoStatus:       "no status",
+	CloseInvalidPayload: "invalid payload",
+	ClosePolicy:         "policy violation",
+	CloseTooBig:         "message too big",
+	CloseInternalError:  "internal error",
+	CloseTryAgainLater:  "try again later",
+}
+
+// String returns the number and, where the standard has one, the name.
+func (c CloseCode) String() string {
+	if name, ok := closeNames[c]; ok {
+		return strconv.Itoa(int(c)) + " (" + name + ")"
+	}
+	return strconv.Itoa(int(c))
+}
+
+// sendable reports whether a close frame may hold the code (RFC 6455, section
+// 7.4, and the registry of section 11.7).
+func (c CloseCode) sendable() bool {
+	if c >= 1000 && c <= 1014 {
+		return c != 1004 && c != 1005 && c != 1006
+	}
+	return c >= 3000 && c <= 4999
+}
+
+// A CloseError says how a connection was closed: by a close frame from either
+// side, or because the peer broke a rule.
+type CloseError struct {
+	Code   CloseCode
+	Reason string
+
+	by closedBy
+}
+
+type closedBy byte
+
+const (
+	byPeer    closedBy = iota
+	byUs               // with one of the Close methods
+	byFailure          // the peer broke a rule (RFC 6455, section 7.1.7)
+)
+
+// failure returns the error for a connection that the peer has made to fail.
+func failure(code CloseCode, reason string) *CloseError {
+	return &CloseError{Code: code, Reason: reason, by: byFailure}
+}
+
+// Error returns who closed the connection and why.
+func (e *CloseError) Error() string {
+	s := [...]string{
+		byPeer:    "websocket: closed by the peer: ",
+		byUs:      "websocket: closed: ",
+		byFailure: "websocket: connection failed: ",
+	}[e.by] + e.Code.String()
+	if e.Reason != "" {
+		s += ": " + e.Reason
+	}
+	return s
+}
+
+// Is reports whether e is an orderly end, for [io.EOF]: one that either side
+// wanted, with CloseNormal, CloseGoingAway or CloseNoStatus. For
+// [net.ErrClosed] it reports whether one of this side's Close methods was the
+// cause.
+func (e *CloseError) Is(target error) bool {
+	switch target {
+	case io.EOF:
+		return e.by != byFailure && (e.Code == CloseNormal || e.Code == CloseGoingAway || e.Code == CloseNoStatus)
+	case net.ErrClosed:
+		return e.by == byUs
+	}
+	return false
+}
+
+// checkClose reports what keeps a code and a reason from being sent.
+func checkClose(code CloseCode, reason string) error {
+	switch {
+	case !code.sendable() && (code != CloseNoStatus || reason != ""):
+		return fmt.Errorf("websocket: a close frame cannot hold the code %d", code)
+	case len(reason) > maxControl-2:
+		return errors.New("websocket: the reason for closing is longer than 123 bytes")
+	case !utf8.ValidString(reason):
+		return errNotUTF8
+	}
+	return nil
+}
+
+// parseClose parses the payload of a close frame (RFC 6455, section 5.5.1).
+func parseClose(p []byte) (CloseCode, string, error) {
+	switch {
+	case len(p) == 0:
+		return CloseNoStatus, "", nil
+	case len(p) == 1:
+		return 0, "", failure(CloseProtocolError, "a close frame has a payload of one byte")
+	}
+	code, reason := CloseCode(binary.BigEndian.Uint16(p)), p[2:]
+	if !code.sendable() {
+		return 0, "", failure(CloseProtocolError, "a close code is not allowed")
+	}
+	if !utf8.Valid(reason) {
+		return 0, "", failure(CloseInvalidPayload, "a text is not valid UTF-8")
+	}
+	return code, string(reason), nil
+}
+
+// appendClose appends the payload of a close frame.
+func appendClose(dst []byte, code CloseCode, reason string) []byte {
+	if code == CloseNoStatus {
+		return dst
+	}
+	return append(binary.BigEndian.AppendUint16(dst, uint16(code)), reason...)
+}

@@ -1,0 +1,3 @@
+module github.com/54eee7d7/websocket
+
+go 1.26

@@ -1,0 +1,532 @@
+package websocket
+
+import (
+	"cmp"
+	"crypto/tls"
+	"errors"
+	"io"
+	"net/http"
+	"net/textproto"
+	"os"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Limits of a request head. They hold for every client and leave room for
+// the cookies that browsers send.
+const (
+	maxHead   = 8 << 10 // bytes, from the request line to the blank line
+	maxFields = 100
+)
+
+// A Version is a version of the WebSocket protocol.
+type Version uint8
+
+const (
+	RFC6455 Version = 13 // the standard; 13 is its Sec-WebSocket-Version
+	Hixie76 Version = 76 // draft-ietf-hybi-thewebsocketprotocol-00
+)
+
+// String returns the usual name of the version.
+func (v Version) String() string {
+	switch v {
+	case RFC6455:
+		return "RFC 6455"
+	case Hixie76:
+		return "hixie-76"
+	}
+	return "unknown version"
+}
+
+// A Request holds the contents of a client's opening handshake.
+//
+// [GetRequest] fills it in and has checked all of it. A server that accepts
+// the client may set Protocol, and Secure where it stands behind a proxy that
+// ends TLS; the other fields are for reading.
+type Request struct {
+	// Version is the version of the protocol that the client speaks.
+	Version Version
+
+	// Host is the host that the client asked for, as it sent it, with the
+	// port unless that is the default.
+	Host string
+
+	// Path is the resource that the client asked for: an absolute path and,
+	// behind a question mark, a query.
+	Path string
+
+	// Origin is the origin of the page that opened the connection. It is
+	// empty where the client sent none, as clients other than browsers do;
+	// with Hixie76 it is never empty.
+	Origin string
+
+	// Secure is true if the connection runs over TLS. GetRequest can tell
+	// for a *tls.Conn. The response to a hixie-76 client depends on it: such
+	// a client compares the scheme of Sec-WebSocket-Location, ws or wss,
+	// with what it asked for.
+	Secure bool
+
+	// Key1 and Key2 are the security keys of a hixie-76 client, Token the
+	// eight bytes behind its head. They are empty for RFC6455.
+	Key1, Key2, Token string
+
+	// Key is the value of Sec-WebSocket-Key, 16 bytes in base64. It is empty
+	// for Hixie76.
+	Key string
+
+	// Protocols lists the subprotocols that the client offers, in its order
+	// of preference. A hixie-76 client offers at most one.
+	Protocols []string
+
+	// Protocol is the subprotocol that the server accepts, one of Protocols,
+	// or empty. It is to be set before the response is sent.
+	Protocol string
+
+	// Header holds all fields of the head under their canonical names.
+	Header http.Header
+}
+
+// A HandshakeError says why an opening handshake failed. [errors.As] finds it
+// in the error of every function that shakes hands.
+type HandshakeError struct {
+	// Status is the HTTP status for the refusal. PutRefusal sends it.
+	Status int
+
+	// Field is the name of the header field that was to blame, or empty.
+	Field string
+
+	reason string
+	err    error
+}
+
+// Error returns the field and what is wrong with it.
+func (e *HandshakeError) Error() string {
+	return "websocket: bad handshake: " + e.explain()
+}
+
+// Unwrap returns the error behind e, such as [os.ErrDeadlineExceeded] for a
+// client that did not finish its handshake in time, or nil.
+func (e *HandshakeError) Unwrap() error { return e.err }
+
+// explain returns the sentence that is fit for the client, too: it repeats
+// nothing that the client sent.
+func (e *HandshakeError) explain() string {
+	if e.Field != "" {
+		return e.Field + " " + e.reason
+	}
+	return e.reason
+}
+
+// GetRequest reads a client's opening handshake from r. It sends nothing:
+// [PutResponse] accepts the client and [PutRefusal] turns it away, which lets
+// a server filter its clients by the contents of their requests.
+//
+// From a [Conn], GetRequest reads whatever has arrived and leaves what follows
+// the handshake to the Conn's other methods; it waits for at most
+// Options.HandshakeTimeout, and after a read deadline that the caller has set
+// it can be called again. From any other reader it reads up to the end of the
+// handshake and not one byte further, in reads of a few bytes.
+//
+// A head of more than 8 KiB or 100 fields, and whatever is no acceptable
+// handshake of either version, is a [*HandshakeError] as soon as it shows.
+// The error is io.EOF if r ended before the first byte and
+// io.ErrUnexpectedEOF if it ended within the handshake; the errors of r are
+// passed on.
+func GetRequest(r io.Reader) (*Request, error) {
+	c, ok := r.(*Conn)
+	if !ok {
+		c = bareConn(struct {
+			io.Reader
+			io.Writer
+		}{r, nil})
+	} else {
+		r = c.rw
+	}
+	req, err := c.readRequest()
+	if err != nil {
+		return nil, err
+	}
+	_, req.Secure = r.(interface{ ConnectionState() tls.ConnectionState })
+	return req, nil
+}
+
+// A headScanner finds the end of a request head and refuses, at the first
+// byte that shows it, what cannot become one. Every byte is looked at once.
+type headScanner struct {
+	n     int // bytes scanned
+	lines int // lines completed
+	state headState
+}
+
+type headState byte
+
+const (
+	inLine     headState = iota
+	afterCR              // a CR ended the text of a line
+	lineStart            // behind the CR LF of a line
+	afterEndCR           // behind the CR of the blank line
+	headEnd
+)
+
+// need returns the number of bytes that are missing at the least.
+func (s *headScanner) need() int { return int(headEnd - s.state) }
+
+// scan looks at b, which follows what was scanned before, up to the end of
+// the head. It returns the number of bytes of b that belong to the head.
+func (s *headScanner) scan(b []byte) (int, error) {
+	const method = "GET "
+	for i, c := range b {
+		if s.n == maxHead {
+			return i, &HandshakeError{Status: http.StatusRequestHeaderFieldsTooLarge, reason: "the head is larger than 8 KiB"}
+		}
+		if s.n < len(method) && c != method[s.n] {
+			if 'A' <= c && c <= 'Z' || s.n > 0 && c == ' ' {
+				return i, &HandshakeError{Status: http.StatusMethodNotAllowed, reason: "the method is not GET"}
+			}
+			return i, badRequest("", "this is no HTTP request")
+		}
+		s.n++
+		switch {
+		case c > ' ' && c != 0x7f && s.state == inLine: // most bytes
+		case c == '\r' && s.state == inLine:
+			s.state = afterCR
+		case c == '\r' && s.state == lineStart:
+			s.state = afterEndCR
+		case c == '\n' && s.state == afterCR:
+			s.state = lineStart
+			if s.lines++; s.lines > 1+maxFields {
+				return i, &HandshakeError{Status: http.StatusRequestHeaderFieldsTooLarge, reason: "the head has more than 100 fields"}
+			}
+		case c == '\n' && s.state == afterEndCR:
+			s.state = headEnd
+			return i + 1, nil
+		case s.state == afterCR || s.state == afterEndCR:
+			return i, badRequest("", "the head has a CR without LF")
+		case s.state == lineStart && (c == ' ' || c == '\t'):
+			return i, badRequest("", "the head has a folded line") // RFC 9112, section 5.2
+		case c < ' ' && c != '\t' || c == 0x7f:
+			return i, badRequest("", "the head has a control character")
+		default:
+			s.state = inLine
+		}
+	}
+	return len(b), nil
+}
+
+// readRequest consumes an opening handshake from c's input, or nothing. It
+// waits for at most Options.HandshakeTimeout, unless the caller's own read
+// deadline is earlier.
+func (c *Conn) readRequest() (*Request, error) {
+	if err := c.beginRead(); err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	c.phase = shaking
+	user := c.deadline
+	c.mu.Unlock()
+
+	limit := time.Now().Add(cmp.Or(c.opts.HandshakeTimeout, handshakeTimeout))
+	limited := c.opts.HandshakeTimeout >= 0 && (user.IsZero() || limit.Before(user)) &&
+		c.setTransportDeadline(limit) == nil
+	req, err := c.scanRequest()
+	if limited {
+		c.setTransportDeadline(user)
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			err = &HandshakeError{Status: http.StatusRequestTimeout, reason: "the handshake took too long", err: err}
+		}
+	}
+	return req, c.endRead(err)
+}
+
+// scanRequest reads a request until it is whole.
+func (c *Conn) scanRequest() (*Request, error) {
+	var scan headScanner
+	for {
+		if _, err := scan.scan(c.in[c.r+scan.n : c.w]); err != nil {
+			return nil, err
+		}
+		if scan.state == headEnd {
+			break
+		}
+		if err := c.fill(scan.need()); err != nil {
+			if err == io.EOF && scan.n > 0 {
+				err = io.ErrUnexpectedEOF
+			}
+			return nil, err
+		}
+	}
+	req, err := parseHead(string(c.in[c.r : c.r+scan.n]))
+	if err != nil {
+		return nil, err
+	}
+	size := scan.n
+	if req.Version == Hixie76 {
+		size += tokenSize
+		for c.w-c.r < size {
+			if err := c.fill(size - (c.w - c.r)); err == io.EOF {
+				return nil, io.ErrUnexpectedEOF
+			} else if err != nil {
+				return nil, err
+			}
+		}
+		req.Token = string(c.in[c.r+scan.n : c.r+size])
+	}
+	if err := req.check(); err != nil {
+		return nil, err
+	}
+	c.r += size
+	return req, nil
+}
+
+// parseHead parses a complete request head. It leaves the token of hixie-76,
+// which follows the head, and the checks that need it to its caller.
+func parseHead(head string) (*Request, error) {
+	line, rest, _ := strings.Cut(head, "\r\n")
+	_, line, _ = strings.Cut(line, " ") // "GET", the scanner has seen it
+	target, proto, _ := strings.Cut(line, " ")
+
+	// One allocation holds the values of all fields: a slice of one string
+	// each, clipped so that an append by Add moves away.
+	header := make(http.Header, 16)
+	values := make([]string, strings.Count(rest, "\r\n"))
+	for rest != "\r\n" {
+		line, rest, _ = strings.Cut(rest, "\r\n")
+		name, value, ok := strings.Cut(line, ":")
+		if !ok || !isToken(name) {
+			return nil, badRequest("", "the head has a line that is no field")
+		}
+		name = textproto.CanonicalMIMEHeaderKey(name)
+		value = strings.Trim(value, " \t")
+		if old, ok := header[name]; ok {
+			header[name] = append(old, value)
+			continue
+		}
+		values[0] = value
+		header[name], values = values[:1:1], values[1:]
+	}
+
+	host, err := single(header, "Host")
+	if err != nil {
+		return nil, err
+	}
+	// A client may send an absolute URI, whose authority then replaces the
+	// field Host (RFC 6455, section 4.1; RFC 9112, section 3.2.2).
+	if scheme, uri, ok := strings.Cut(target, "://"); ok && (strings.EqualFold(scheme, "http") || strings.EqualFold(scheme, "https")) {
+		i := strings.IndexAny(uri, "/?")
+		if i < 0 {
+			i = len(uri)
+		}
+		host, target = uri[:i], uri[i:]
+		if !strings.HasPrefix(target, "/") {
+			target = "/" + target
+		}
+	}
+	req, err := newRequest(host, target, header)
+	if err != nil {
+		return nil, err
+	}
+	// The draft ignores what follows the resource.
+	if req.Version == RFC6455 {
+		if !isHTTP(proto) {
+			return nil, badRequest("", "the request line has no HTTP version")
+		}
+		if proto < "HTTP/1.1" {
+			return nil, &HandshakeError{Status: http.StatusHTTPVersionNotSupported, reason: "the HTTP version is below 1.1"}
+		}
+	}
+	return req, nil
+}
+
+// newRequest makes a Request of the fields of a head and determines its
+// version. It does everything but to look at the token of hixie-76.
+func newRequest(host, path string, header http.Header) (*Request, error) {
+	req := &Request{Host: host, Path: path, Header: header}
+	var err error
+	get := func(name string) (value string) {
+		if err == nil {
+			value, err = single(header, name)
+		}
+		return value
+	}
+	req.Origin = get("Origin")
+	req.Key = get("Sec-Websocket-Key")
+	req.Key1 = get("Sec-Websocket-Key1")
+	req.Key2 = get("Sec-Websocket-Key2")
+	version := get("Sec-Websocket-Version")
+	length := get("Content-Length")
+	if err != nil {
+		return nil, err
+	}
+
+	switch {
+	case !hasToken(header["Upgrade"], "websocket"):
+		return nil, &HandshakeError{Status: http.StatusUpgradeRequired, Field: "Upgrade", reason: "does not ask for websocket"}
+	case !hasToken(header["Connection"], "upgrade"):
+		return nil, badRequest("Connection", "does not hold upgrade")
+	case version != "" && version != "13":
+		return nil, &HandshakeError{Status: http.StatusUpgradeRequired, Field: "Sec-WebSocket-Version", reason: "is not 13"}
+	case req.Key != "" && version == "":
+		return nil, badRequest("Sec-WebSocket-Version", "is missing")
+	case req.Key != "" || version != "":
+		req.Version = RFC6455
+		req.Key1, req.Key2 = "", ""
+		req.Protocols, err = splitProtocols(header["Sec-Websocket-Protocol"])
+	case req.Key1 != "":
+		req.Version = Hixie76
+		var protocol string
+		if protocol = get("Sec-Websocket-Protocol"); protocol != "" {
+			req.Protocols = []string{protocol}
+		}
+	default:
+		return nil, badRequest("Sec-WebSocket-Key", "is missing")
+	}
+	if err != nil {
+		return nil, err
+	}
+
+	// A body would be taken for frames. Some hixie-76 clients announce their
+	// token as one.
+	switch {
+	case header["Transfer-Encoding"] != nil:
+		return nil, badRequest("Transfer-Encoding", "announces a body")
+	case length != "" && length != "0" && !(req.Version == Hixie76 && length == "8"):
+		return nil, badRequest("Content-Length", "announces a body")
+	}
+	return req, nil
+}
+
+// check reports what makes r unfit for an accepting response. GetRequest
+// ends with it, and so does a Request that a program has made or changed
+// before it is written.
+func (r *Request) check() error {
+	switch {
+	case r.Host == "":
+		return badRequest("Host", "is missing")
+	case !isGraphic(r.Host) || strings.ContainsAny(r.Host, `/\@?#`):
+		return badRequest("Host", "is no host")
+	case !strings.HasPrefix(r.Path, "/") || !isGraphic(r.Path):
+		return badRequest("", "the resource is no absolute path")
+	case strings.ContainsFunc(r.Origin, isControl):
+		return badRequest("Origin", "has a control character")
+	case r.Protocol != "" && !slices.Contains(r.Protocols, r.Protocol):
+		return badRequest("Sec-WebSocket-Protocol", "was not offered by the client")
+	case strings.ContainsFunc(r.Protocol, isControl):
+		return badRequest("Sec-WebSocket-Protocol", "has a control character")
+	}
+	switch r.Version {
+	case RFC6455:
+		if err := checkKey(r.Key); err != nil {
+			return badRequest("Sec-WebSocket-Key", err.Error())
+		}
+	case Hixie76:
+		if r.Origin == "" {
+			return badRequest("Origin", "is missing")
+		}
+		if _, err := keyNumber(r.Key1); err != nil {
+			return badRequest("Sec-WebSocket-Key1", err.Error())
+		}
+		if _, err := keyNumber(r.Key2); err != nil {
+			return badRequest("Sec-WebSocket-Key2", err.Error())
+		}
+		if len(r.Token) != tokenSize {
+			return badRequest("", "the token is not 8 bytes long")
+		}
+	default:
+		return badRequest("Sec-WebSocket-Version", "is unknown")
+	}
+	return nil
+}
+
+// badRequest returns an error for a client that is to blame.
+func badRequest(field, reason string) *HandshakeError {
+	return &HandshakeError{Status: http.StatusBadRequest, Field: field, reason: reason}
+}
+
+// single returns the value of a field that a head may have only once, or an
+// empty string.
+func single(h http.Header, name string) (string, error) {
+	switch v := h[name]; len(v) {
+	case 0:
+		return "", nil
+	case 1:
+		return v[0], nil
+	default:
+		return "", badRequest(strings.Replace(name, "Websocket", "WebSocket", 1), "is repeated")
+	}
+}
+
+// hasToken reports whether one of the comma-separated lists holds token, in
+// whatever case.
+func hasToken(lists []string, token string) bool {
+	for _, list := range lists {
+		for t := range strings.SplitSeq(list, ",") {
+			if strings.EqualFold(strings.Trim(t, " \t"), token) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// splitProtocols returns the subprotocols that an RFC 6455 client offers:
+// tokens, each of them once (section 4.1, item 10).
+func splitProtocols(lists []string) ([]string, error) {
+	var protocols []string
+	for _, list := range lists {
+		for p := range strings.SplitSeq(list, ",") {
+			p = strings.Trim(p, " \t")
+			if p == "" {
+				continue // empty elements are allowed (RFC 9110, section 5.6.1)
+			}
+			if !isToken(p) {
+				return nil, badRequest("Sec-WebSocket-Protocol", "is no list of tokens")
+			}
+			if slices.Contains(protocols, p) {
+				return nil, badRequest("Sec-WebSocket-Protocol", "names a subprotocol twice")
+			}
+			protocols = append(protocols, p)
+		}
+	}
+	return protocols, nil
+}
+
+// isToken reports whether s is a token (RFC 9110, section 5.6.2).
+func isToken(s string) bool {
+	for i := range len(s) {
+		switch c := s[i]; {
+		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9':
+		case strings.IndexByte("!#$%&'*+-.^_`|~", c) >= 0:
+		default:
+			return false
+		}
+	}
+	return s != ""
+}
+
+// isGraphic reports whether s has printable ASCII characters only, and no
+// space.
+func isGraphic(s string) bool {
+	for i := range len(s) {
+		if s[i] <= ' ' || s[i] >= 0x7f {
+			return false
+		}
+	}
+	return true
+}
+
+func isControl(r rune) bool { return r < ' ' || r == 0x7f }
+
+// isHTTP reports whether s is an HTTP version of one digit, a point and one
+// digit, which therefore compares like a string.
+func isHTTP(s string) bool {
+	digits, ok := strings.CutPrefix(s, "HTTP/")
+	return ok && len(digits) == 3 && digits[1] == '.' &&
+		'0' <= digits[0] && digits[0] <= '9' && '0' <= digits[2] && digits[2] <= '9'
+}
+
+// isTLS reports whether v is a connection over TLS.
+func isTLS(v any) bool {
+	_, ok := v.(interface{ ConnectionState() tls.ConnectionState })
+	return ok
+}

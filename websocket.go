@@ -1,0 +1,1224 @@
+// Package websocket TODO
+package websocket
+
+import (
+	"cmp"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"net"
+	"os"
+	"runtime"
+	"slices"
+	"sync"
+	"syscall"
+	"time"
+	"unicode/utf8"
+)
+
+// Options adjusts a [Conn]. The zero value and a nil pointer stand for the
+// defaults. Functions that take Options copy them.
+type Options struct {
+	// MaxMessage is the size of the largest message that is accepted, in
+	// bytes. A peer that announces a larger one is closed with CloseTooBig
+	// before the payload is read. 0 means 1 MiB; a negative number means no
+	// limit, for a program that streams with NextReader.
+	MaxMessage int64
+
+	// Protocols lists the subprotocols that a server speaks, in its order of
+	// preference. ShakeHands accepts the first that the client offers too.
+	Protocols []string
+
+	// HandshakeTimeout is how long the client's opening handshake may take.
+	// 0 means 10 seconds; a negative duration means no limit.
+	HandshakeTimeout time.Duration
+
+	// CloseTimeout is how long a closing handshake may take before the
+	// transport is closed without it. 0 means 5 seconds.
+	CloseTimeout time.Duration
+}
+
+// The defaults of Options.
+const (
+	maxMessage       = 1 << 20
+	handshakeTimeout = 10 * time.Second
+	closeTimeout     = 5 * time.Second
+)
+
+// Sizes and times of a Conn's input and output.
+const (
+	inputSize     = 32 << 10 // bytes of a pooled input buffer
+	heldInputSize = 4 << 10  // bytes of a buffer that has to stay while a Conn is idle
+	directSize    = 16 << 10 // bytes of payload from which on none is copied
+	batchSize     = 64 << 10 // bytes of output that do not wait for more
+	batchDelay    = time.Millisecond
+)
+
+var (
+	errNotUTF8    = errors.New("websocket: text is not valid UTF-8")
+	errUnfinished = errors.New("websocket: the opening handshake is not finished")
+	errStale      = errors.New("websocket: the message of this reader or writer is over")
+)
+
+// inputs holds buffers of type *[inputSize]byte.
+var inputs = sync.Pool{New: func() any { return new([inputSize]byte) }}
+
+// An output collects frames until they are written.
+type output struct {
+	b    []byte
+	vec  [2][]byte // for one call of writev
+	bufs net.Buffers
+}
+
+var outputs = sync.Pool{New: func() any { return &output{b: make([]byte, 0, 4<<10)} }}
+
+func (o *output) free() {
+	if cap(o.b) <= 2*batchSize {
+		o.b = o.b[:0]
+		outputs.Put(o)
+	}
+}
+
+// A phase is how far the opening handshake of a Conn has come.
+type phase byte
+
+const (
+	open    phase = iota // accepted, or done elsewhere
+	shaking              // a request is being read and answered
+	refused
+)
+
+// A Conn is one end of a WebSocket connection over any [io.ReadWriter].
+type Conn struct {
+	rw     io.ReadWriter
+	opts   Options
+	client bool
+	bare   bool            // rw serves one call: no byte too many is read from it
+	closer io.Closer       // rw, where it can be closed
+	raw    syscall.RawConn // of a socket on which reads can wait without a buffer
+	try    func(fd uintptr) bool
+
+	// The reading side belongs to the goroutine that has set reading.
+	dec      decoder
+	in       []byte // in[r:w] is input that has not been decoded
+	r, w     int
+	held     error       // came together with the last bytes of in
+	tried    error       // result of try
+	typ      MessageType // of the message that chunk is from
+	chunk    []byte      // payload that has been decoded and not been returned
+	end      bool        // the message ends behind chunk
+	reader   *messageReader
+	drained  bool // nothing that may still come matters
+	answered bool // the peer's close frame has come
+
+	// mu guards what follows. It is never held during input or output;
+	// reading and writing are, by whoever has set them.
+	mu       sync.Mutex
+	turn     sync.Cond // a goroutine that waits for any of these may go on
+	phase    phase
+	req      *Request
+	deadline time.Time // for reads, as the caller has set it
+	reading  bool
+	writing  bool
+	rerr     error // of every later read
+	werr     error // of every later write
+	broken   bool  // a write to rw has failed: none may follow
+	shutdown bool  // rw has been closed
+
+	out      *output // frames that are to be written, batch in number
+	batch    uint64
+	done     uint64 // the number of the last batch that was written
+	replies  bool   // out holds messages that wait for more
+	more     bool   // a whole frame is left in in
+	armed    bool   // timer is running
+	timer    *time.Timer
+	watchdog *time.Timer
+	writer   *messageWriter // of a message that is being written
+	pings    []ping         // in the order sent
+	lastPing uint64
+}
+
+var _ net.Conn = (*Conn)(nil)
+
+// NewConn returns a Conn that speaks over rw as a server; if rw is a Conn, it
+// returns that.
+//
+// [ShakeHands], or [GetRequest] and [PutResponse], give the Conn the version
+// of its client. A stream on which the opening handshake was done elsewhere
+// needs neither: a new Conn speaks RFC 6455.
+//
+// Where rw has the methods of [net.Conn] that close it and set its deadlines,
+// those of the Conn use them. On a *net.TCPConn or a *net.UnixConn a Conn that
+// waits for input holds no buffer.
+func NewConn(rw io.ReadWriter, o *Options) *Conn {
+	if c, ok := rw.(*Conn); ok {
+		return c
+	}
+	return newConn(rw, o, false)
+}
+
+func newConn(rw io.ReadWriter, o *Options, client bool) *Conn {
+	c := &Conn{rw: rw, client: client}
+	if o != nil {
+		c.opts = *o
+		c.opts.Protocols = slices.Clone(o.Protocols)
+	}
+	c.turn.L = &c.mu
+	c.dec.masked = !client
+	c.dec.limit = maxMessage
+	if c.opts.MaxMessage > 0 {
+		c.dec.limit = uint64(c.opts.MaxMessage)
+	} else if c.opts.MaxMessage < 0 {
+		c.dec.limit = math.MaxInt64
+	}
+	// Only these types are known not to have a Read of their own above the
+	// socket's.
+	switch s := rw.(type) {
+	case *net.TCPConn:
+		c.raw, _ = s.SyscallConn()
+	case *net.UnixConn:
+		c.raw, _ = s.SyscallConn()
+	}
+	if runtime.GOOS == "windows" || runtime.GOOS == "js" {
+		c.raw = nil // a file descriptor there is none that syscall.Read could poll
+	}
+	c.try = c.tryRead
+	c.closer, _ = rw.(io.Closer)
+	return c
+}
+
+// bareConn returns the Conn that serves one call on a stream of the caller's.
+func bareConn(rw io.ReadWriter) *Conn {
+	c := newConn(rw, nil, false)
+	c.bare, c.raw, c.closer = true, nil, nil
+	return c
+}
+
+// Request returns the client's opening handshake once it has been accepted,
+// and nil before that.
+func (c *Conn) Request() *Request {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.req
+}
+
+// ReadMessage returns the next message, put together from its fragments. The
+// payload is the caller's to keep.
+//
+// While it waits it answers pings and the peer's closing handshake. Its error
+// is a [*CloseError] when either side has closed the connection or the peer
+// has broken the protocol, io.EOF if the transport ends between two messages,
+// io.ErrUnexpectedEOF if it ends within one. Every later call returns the same
+// error. Only a timeout is not final: the next call goes on where this one
+// stopped and nothing is lost.
+//
+// Only one goroutine reads at a time; others wait for it.
+func (c *Conn) ReadMessage() (MessageType, []byte, error) {
+	t, p, err := c.AppendMessage(nil)
+	if p == nil && err == nil {
+		p = []byte{}
+	}
+	return t, p, err
+}
+
+// AppendMessage is [Conn.ReadMessage] into the caller's memory: it appends the
+// payload to dst and returns the extended slice. It allocates nothing if the
+// message fits. On an error it returns dst as it was.
+//
+// Memory grows as payload arrives, never by the length that a peer announces.
+func (c *Conn) AppendMessage(dst []byte) (MessageType, []byte, error) {
+	if err := c.beginMessage(); err != nil {
+		return 0, dst, err
+	}
+	t, p, err := c.appendMessage(dst)
+	return t, p, c.endRead(err)
+}
+
+// NextReader returns the type of the next message and a reader for its
+// payload, of whatever size. The reader ends with io.EOF where the message
+// ends; its other errors are those of [Conn.ReadMessage]. It is valid until
+// the next call of NextReader, ReadMessage or AppendMessage, which skip what
+// it has left.
+func (c *Conn) NextReader() (MessageType, io.Reader, error) {
+	if err := c.beginMessage(); err != nil {
+		return 0, nil, err
+	}
+	err := c.nextChunk()
+	if err != nil {
+		return 0, nil, c.endRead(err)
+	}
+	t, r := c.typ, &messageReader{c: c}
+	c.reader = r
+	return t, r, c.endRead(nil)
+}
+
+// A messageReader reads one message.
+type messageReader struct {
+	c   *Conn
+	end bool
+}
+
+func (r *messageReader) Read(p []byte) (n int, err error) {
+	c := r.c
+	if r.end {
+		return 0, io.EOF
+	}
+	if err := c.beginRead(); err != nil {
+		return 0, err
+	}
+	switch {
+	case c.reader != r:
+		c.endRead(nil)
+		return 0, errStale
+	case len(p) > 0:
+		n, r.end, err = c.readChunk(p)
+	}
+	if r.end {
+		c.reader = nil
+		c.endRead(nil)
+		return 0, io.EOF
+	}
+	return n, c.endRead(err)
+}
+
+// Read reads payload as if all messages, of both types, were one stream. It
+// returns what has arrived of a message and goes on with the next. An orderly
+// end of the connection is io.EOF. Within one message, Read is not to be mixed
+// with the other methods that read.
+func (c *Conn) Read(p []byte) (int, error) {
+	if len(p) == 0 {
+		return 0, nil
+	}
+	if err := c.beginMessage(); err != nil {
+		return 0, endOf(err)
+	}
+	for {
+		n, end, err := c.readChunk(p)
+		if !end {
+			return n, endOf(c.endRead(err))
+		}
+	}
+}
+
+// beginRead makes the caller the one that reads.
+func (c *Conn) beginRead() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for c.reading {
+		c.turn.Wait()
+	}
+	if c.rerr != nil {
+		return c.rerr
+	}
+	c.reading = true
+	return nil
+}
+
+// endRead ends what beginRead has begun. It keeps an error for ever, unless
+// that is a timeout, and returns the one that counts.
+func (c *Conn) endRead(err error) error {
+	more := c.r < c.w && c.dec.kind == noFrame && c.dec.holdsFrame(c.in[c.r:c.w])
+	if err != nil && !isTimeout(err) {
+		c.releaseInput()
+		c.chunk = nil
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.reading, c.more = false, more
+	if err != nil && !isTimeout(err) {
+		c.stopReading(err)
+		err = c.rerr
+	}
+	c.turn.Broadcast()
+	return err
+}
+
+// stopReading sets the error of all later reads, if there is none yet. mu is
+// held.
+func (c *Conn) stopReading(err error) {
+	if c.rerr != nil {
+		return
+	}
+	c.rerr = err
+	for _, p := range c.pings {
+		p.done <- err
+	}
+	c.pings = nil
+}
+
+// beginMessage is beginRead for a whole message. It skips what the last
+// reader has left of its own.
+func (c *Conn) beginMessage() error {
+	if err := c.beginRead(); err != nil {
+		return err
+	}
+	for c.reader != nil {
+		c.chunk = nil
+		if c.end {
+			c.reader, c.end = nil, false
+		} else if err := c.nextChunk(); err != nil {
+			return c.endRead(err)
+		}
+	}
+	return nil
+}
+
+// appendMessage appends the message in progress, or else the next one.
+func (c *Conn) appendMessage(dst []byte) (MessageType, []byte, error) {
+	start := len(dst)
+	for {
+		err := c.nextChunk()
+		dst = append(dst, c.chunk...)
+		c.chunk = nil
+		// The rest of a large frame goes straight to its place. Where memory
+		// has to be found for it, it is about as much as has arrived.
+		for err == nil && c.direct() {
+			room := int(min(c.dec.left, uint64(max(len(dst)-start, heldInputSize))))
+			if cap(dst)-len(dst) < room {
+				dst = slices.Grow(dst, room)
+			}
+			var n int
+			n, err = c.readPayload(dst[len(dst):cap(dst)])
+			dst = dst[:len(dst)+n]
+		}
+		if err != nil {
+			c.chunk = slices.Clone(dst[start:]) // for the call after a timeout
+			return 0, dst[:start], err
+		}
+		if c.end {
+			c.end = false
+			return c.typ, dst, nil
+		}
+	}
+}
+
+// readChunk reads some payload of the message in progress into p, or reports
+// that there is none left.
+func (c *Conn) readChunk(p []byte) (n int, end bool, err error) {
+	for len(c.chunk) == 0 {
+		if c.end {
+			c.end = false
+			return 0, true, nil
+		}
+		if len(p) >= heldInputSize && c.direct() {
+			n, err = c.readPayload(p)
+			return n, false, err
+		}
+		if err := c.nextChunk(); err != nil {
+			return 0, false, err
+		}
+	}
+	n = copy(p, c.chunk)
+	c.chunk = c.chunk[n:]
+	return n, false, nil
+}
+
+// nextChunk decodes input until chunk holds payload or the message ends.
+func (c *Conn) nextChunk() error {
+	for len(c.chunk) == 0 && !c.end {
+		p, err := c.step()
+		if err != nil {
+			return err
+		}
+		c.typ, c.chunk, c.end = MessageType(p.opcode), p.payload, p.end
+	}
+	return nil
+}
+
+// direct reports whether the next payload is to be read without going through
+// the input buffer.
+func (c *Conn) direct() bool {
+	return c.r == c.w && c.dec.kind == payload &&
+		(c.dec.left >= directSize || c.raw == nil && c.dec.left >= heldInputSize)
+}
+
+// readPayload reads payload of the frame in progress into p.
+func (c *Conn) readPayload(p []byte) (int, error) {
+	p = p[:min(uint64(len(p)), c.dec.left)]
+	n, err := c.readTransport(p)
+	if err != nil {
+		return 0, c.cut(err)
+	}
+	if c.end, err = c.dec.take(p[:n]); err != nil {
+		return 0, c.fail(err)
+	}
+	return n, nil
+}
+
+// step decodes input up to the next piece of a message. It deals with the
+// control frames on the way.
+func (c *Conn) step() (piece, error) {
+	for {
+		p, n, err := c.dec.next(c.in[c.r:c.w])
+		if err != nil {
+			return p, c.fail(err)
+		}
+		c.r += n
+		switch {
+		case n == 0:
+			err = c.cut(c.fill(p.need))
+		case p.opcode == opPing:
+			c.acceptPing(p.payload)
+		case p.opcode == opPong:
+			c.acceptPong(p.payload)
+		case p.opcode == opClose:
+			err = c.acceptClose(p.payload)
+		case p.opcode != 0:
+			return p, nil
+		}
+		if err != nil {
+			return p, err
+		}
+	}
+}
+
+// cut turns an end of the transport that is not between two messages into
+// io.ErrUnexpectedEOF.
+func (c *Conn) cut(err error) error {
+	if err == nil || isTimeout(err) {
+		return err
+	}
+	c.drained = true
+	if err == io.EOF && (c.r < c.w || c.dec.kind != noFrame || c.dec.typ != 0) {
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}
+
+// fill reads more input. A bare Conn reads no more than need bytes.
+func (c *Conn) fill(need int) error {
+	if c.r == c.w {
+		c.r, c.w = 0, 0
+	}
+	if c.raw != nil {
+		c.beforeWait()
+		err := c.raw.Read(c.try)
+		if err == nil {
+			err, c.tried = c.tried, nil
+		}
+		return err
+	}
+	c.makeRoom(heldInputSize)
+	space := c.in[c.w:]
+	if c.bare {
+		space = space[:min(len(space), need)]
+	}
+	n, err := c.readTransport(space)
+	c.w += n
+	return err
+}
+
+// readTransport reads from rw, when all that the peer may be waiting for is on
+// its way. It returns bytes or an error.
+func (c *Conn) readTransport(p []byte) (int, error) {
+	if err := c.held; err != nil {
+		c.held = nil
+		return 0, err
+	}
+	c.beforeWait()
+	for range 100 {
+		n, err := c.rw.Read(p)
+		if n > 0 {
+			c.held = err
+			return n, nil
+		}
+		if err != nil {
+			return 0, err
+		}
+	}
+	return 0, io.ErrNoProgress
+}
+
+// tryRead is what raw.Read calls whenever there may be input, until it reports
+// true. When there is none it gives the buffer back, so that none is held while
+// raw.Read waits.
+func (c *Conn) tryRead(fd uintptr) bool {
+	c.makeRoom(inputSize)
+	n, err := readFD(syscall.Read, fd, c.in[c.w:])
+	for err == syscall.EINTR {
+		n, err = readFD(syscall.Read, fd, c.in[c.w:])
+	}
+	switch {
+	case err == syscall.EAGAIN:
+		c.releaseInput()
+		return false
+	case err != nil:
+		c.tried = os.NewSyscallError("read", err)
+	case n == 0:
+		c.tried = io.EOF
+	default:
+		c.w += n
+	}
+	return true
+}
+
+// readFD calls syscall.Read, whose first parameter has not the same type on
+// every system.
+func readFD[FD ~int | ~uintptr](read func(FD, []byte) (int, error), fd uintptr, p []byte) (int, error) {
+	return read(FD(fd), p)
+}
+
+// makeRoom makes in a buffer of at least size bytes with space behind w.
+func (c *Conn) makeRoom(size int) {
+	input := c.in[c.r:c.w]
+	switch {
+	case len(c.in) < size && size == inputSize:
+		c.in = inputs.Get().(*[inputSize]byte)[:]
+	case len(c.in) < size:
+		c.in = make([]byte, size)
+	case len(input) == len(c.in):
+		c.in = make([]byte, 2*len(c.in))
+	case c.w < len(c.in):
+		return
+	}
+	c.r, c.w = 0, copy(c.in, input)
+}
+
+// releaseInput gives the input buffer back. What has not been decoded, a part of
+// a header, of a control frame or of a request, stays in a copy of its size.
+func (c *Conn) releaseInput() {
+	b := c.in
+	c.in = slices.Clone(b[c.r:c.w])
+	if c.r == c.w {
+		c.in = nil
+	}
+	c.r, c.w = 0, len(c.in)
+	if len(b) == inputSize {
+		inputs.Put((*[inputSize]byte)(b))
+	}
+}
+
+// WriteMessage sends p as one message in one frame. It keeps no reference to p
+// and allocates nothing. Any number of goroutines may write at the same time:
+// messages stay whole, and one call may carry the messages of several to the
+// transport.
+//
+// It returns when the transport has taken the message, so a slow peer slows the
+// writer down. There is one exception: while the messages that have arrived
+// are not all read, replies wait to leave together. They do so before a read
+// waits for input, when they come to 64 KiB, and after a millisecond at the
+// latest.
+//
+// Text that is not UTF-8 is refused, and with hixie-76 so is everything but
+// text; that loses nothing. An error of the transport is final, even a timeout.
+// Once the connection is closed the error is the [*CloseError]. Every later call
+// returns the same error.
+func (c *Conn) WriteMessage(t MessageType, p []byte) error {
+	if err := c.checkMessage(t, p); err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.awaitWriter()
+	return c.putFrame(finBit|byte(t), p, nil)
+}
+
+// NextWriter begins a message that is sent in fragments: every Write sends one,
+// and Close a last one without payload. Other messages wait until then, control
+// frames do not. A goroutine that has begun a message must therefore close it
+// before it sends another.
+//
+// In text, fragments may part a rune but the message may not. With hixie-76 the
+// same bytes travel in one frame.
+func (c *Conn) NextWriter(t MessageType) (io.WriteCloser, error) {
+	if err := c.checkMessage(t, nil); err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.awaitWriter()
+	if err := c.writable(); err != nil {
+		return nil, err
+	}
+	c.writer = &messageWriter{c: c, typ: t, opcode: byte(t)}
+	return c.writer, nil
+}
+
+// A messageWriter writes one message.
+type messageWriter struct {
+	c      *Conn
+	typ    MessageType
+	opcode byte // of the next fragment
+	text   utf8Checker
+}
+
+func (w *messageWriter) Write(p []byte) (int, error) {
+	c := w.c
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.writer != w {
+		return 0, errStale
+	}
+	text := w.text
+	if w.typ == Text && !text.check(p) {
+		return 0, errNotUTF8
+	}
+	if err := c.putFrame(w.opcode, p, w); err != nil {
+		return 0, err
+	}
+	w.opcode, w.text = opContinuation, text
+	return len(p), nil
+}
+
+func (w *messageWriter) Close() error {
+	c := w.c
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.writer != w {
+		return errStale
+	}
+	defer c.turn.Broadcast()
+	if !w.text.whole() {
+		// What has been sent cannot become a valid message any more.
+		c.sendClose(failure(CloseInternalError, "a text message ended within a rune"))
+		c.writer = nil
+		return errNotUTF8
+	}
+	err := c.putFrame(finBit|w.opcode, nil, w)
+	c.writer = nil
+	return err
+}
+
+// Write sends p as one binary message, or as a text message with hixie-76; see
+// [Conn.WriteMessage].
+func (c *Conn) Write(p []byte) (int, error) {
+	t := Binary
+	if c.dec.hixie {
+		t = Text
+	}
+	if err := c.WriteMessage(t, p); err != nil {
+		return 0, err
+	}
+	return len(p), nil
+}
+
+// checkMessage reports what keeps p from being sent as a message of type t.
+func (c *Conn) checkMessage(t MessageType, p []byte) error {
+	switch {
+	case t == Text && !utf8.Valid(p):
+		return errNotUTF8
+	case t != Text && t != Binary:
+		return fmt.Errorf("websocket: there is no message type %d", t)
+	case t == Binary && c.dec.hixie:
+		return fmt.Errorf("websocket: hixie-76 has no binary messages: %w", errors.ErrUnsupported)
+	}
+	return nil
+}
+
+// awaitWriter waits while another message is being written in fragments. mu is
+// held.
+func (c *Conn) awaitWriter() {
+	for c.writer != nil && c.werr == nil {
+		c.turn.Wait()
+	}
+}
+
+// writable returns the error of a write, if none can succeed. mu is held.
+func (c *Conn) writable() error {
+	if c.werr == nil && c.phase == shaking {
+		return errUnfinished
+	}
+	return c.werr
+}
+
+// putFrame sends a data frame of which first is the first byte and w the writer,
+// if it is a fragment. mu is held.
+func (c *Conn) putFrame(first byte, p []byte, w *messageWriter) error {
+	if len(p) >= batchSize || len(p) >= directSize && c.raw != nil && !c.client && !c.dec.hixie {
+		return c.putLarge(first, p, w)
+	}
+	if err := c.writable(); err != nil {
+		return err
+	}
+	out := c.output()
+	if c.dec.hixie {
+		out.b = appendHixie(out.b, first, p)
+	} else {
+		out.b = appendFrame(out.b, first, p, c.client)
+	}
+	if c.more && len(out.b) < batchSize {
+		c.replies = true
+		c.writeWithin(batchDelay)
+		return nil
+	}
+	return c.flush()
+}
+
+// putLarge is putFrame for a payload that is not to be copied, or where it has
+// to be masked or delimited, not as a whole.
+func (c *Conn) putLarge(first byte, p []byte, w *messageWriter) error {
+	for c.writing || c.writer != w && c.werr == nil {
+		if w != nil && c.writer != w {
+			return errStale
+		}
+		c.turn.Wait()
+	}
+	if err := c.writable(); err != nil {
+		return err
+	}
+	out := c.output()
+	var key uint32
+	if c.dec.hixie {
+		out.b = appendHixie(out.b, first&^finBit, nil)
+	} else {
+		out.b = appendHeader(out.b, first, c.client, len(p))
+		if c.client {
+			out.b, key = appendKey(out.b)
+		}
+	}
+	return c.transfer(func(out *output) error {
+		if !c.client && !c.dec.hixie {
+			out.vec = [2][]byte{out.b, p}
+			out.bufs = out.vec[:]
+			_, err := out.bufs.WriteTo(c.rw)
+			out.vec = [2][]byte{}
+			return err
+		}
+		for {
+			n := len(out.b)
+			step := min(len(p), batchSize+maxHeader-n)
+			out.b = append(out.b, p[:step]...)
+			p = p[step:]
+			if c.client {
+				key = mask(out.b[n:], key)
+			}
+			if c.dec.hixie && len(p) == 0 && first&finBit != 0 {
+				out.b = append(out.b, 0xFF)
+			}
+			if err := writeFull(c.rw, out.b); err != nil || len(p) == 0 {
+				return err
+			}
+			out.b = out.b[:0]
+		}
+	})
+}
+
+// output returns the output that the next bytes are to be appended to. mu is
+// held.
+func (c *Conn) output() *output {
+	if c.out == nil {
+		c.out = outputs.Get().(*output)
+		c.batch++
+	}
+	return c.out
+}
+
+// flush writes the output, or waits for the goroutine that already does. mu is
+// held, but not meanwhile.
+func (c *Conn) flush() error {
+	mine := c.batch
+	for c.writing && c.done < mine {
+		c.turn.Wait()
+	}
+	if c.done < mine && !c.broken {
+		return c.transfer(func(out *output) error { return writeFull(c.rw, out.b) })
+	}
+	if c.broken {
+		return c.werr
+	}
+	return nil
+}
+
+// transfer lets write hand the output to rw. mu is held, but not meanwhile.
+func (c *Conn) transfer(write func(*output) error) (err error) {
+	out, batch := c.out, c.batch
+	c.out, c.replies, c.writing = nil, false, true
+	func() {
+		c.mu.Unlock()
+		defer c.mu.Lock()
+		err = write(out)
+	}()
+	out.free()
+	c.writing, c.done = false, batch
+	if err != nil {
+		c.broken = true
+		c.werr = cmp.Or(c.werr, err)
+	}
+	c.turn.Broadcast()
+	return err
+}
+
+// writeFull writes p with one call of w.Write.
+func writeFull(w io.Writer, p []byte) error {
+	n, err := w.Write(p)
+	if err == nil && n < len(p) {
+		err = io.ErrShortWrite
+	}
+	return err
+}
+
+// writeWithin has another goroutine write the output after d, if nothing has
+// done it by then. mu is held.
+func (c *Conn) writeWithin(d time.Duration) {
+	switch {
+	case c.armed || c.shutdown:
+		return
+	case c.timer == nil:
+		c.timer = time.AfterFunc(d, c.writeLate)
+	default:
+		c.timer.Reset(d)
+	}
+	c.armed = true
+}
+
+func (c *Conn) writeLate() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.armed = false
+	if c.out != nil {
+		c.flush()
+	}
+}
+
+// beforeWait lets replies go before a read that may wait. It does not wait for
+// a goroutine that is writing already: the peer in turn may be waiting for this
+// side to read. The timer has the replies written then.
+func (c *Conn) beforeWait() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.more = false
+	if c.replies && !c.writing {
+		c.flush()
+	}
+}
+
+// putControl sends a control frame. It does not wait for the transport, so that
+// two peers that are both busy sending cannot end up waiting for each other's
+// pongs; except where the transport cannot be closed, as it is then no socket,
+// and where there is too much to be sent already. mu is held.
+func (c *Conn) putControl(opcode byte, p []byte) error {
+	out := c.output()
+	out.b = appendFrame(out.b, finBit|opcode, p, c.client)
+	if c.closer == nil || len(out.b) >= batchSize {
+		return c.flush()
+	}
+	c.writeWithin(0)
+	return nil
+}
+
+// putBytes sends a part of the opening handshake. mu is held.
+func (c *Conn) putBytes(b []byte) error {
+	out := c.output()
+	out.b = append(out.b, b...)
+	return c.flush()
+}
+
+// A ping is one that waits for its pong, or for an error.
+type ping struct {
+	id   uint64
+	done chan error // takes one
+}
+
+// Ping sends a ping and waits for the pong, or until ctx is done. The pong is
+// found by whoever reads from c, so some goroutine has to do that. Hixie-76 has
+// no pings; the error is then [errors.ErrUnsupported].
+func (c *Conn) Ping(ctx context.Context) error {
+	if c.dec.hixie {
+		return fmt.Errorf("websocket: hixie-76 has no pings: %w", errors.ErrUnsupported)
+	}
+	p, err := c.sendPing()
+	if err != nil {
+		return err
+	}
+	select {
+	case err := <-p.done:
+		return err
+	case <-ctx.Done():
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.pings = slices.DeleteFunc(c.pings, func(q ping) bool { return q.id == p.id })
+		return ctx.Err()
+	}
+}
+
+func (c *Conn) sendPing() (ping, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := cmp.Or(c.writable(), c.rerr); err != nil {
+		return ping{}, err
+	}
+	c.lastPing++
+	p := ping{c.lastPing, make(chan error, 1)}
+	c.pings = append(c.pings, p)
+	return p, c.putControl(opPing, binary.BigEndian.AppendUint64(nil, p.id))
+}
+
+// acceptPing sends a pong (RFC 6455, section 5.5.3).
+func (c *Conn) acceptPing(payload []byte) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.writable() == nil {
+		c.putControl(opPong, payload)
+	}
+}
+
+// acceptPong ends the wait for the ping that it answers and for earlier ones,
+// which the peer need not answer (RFC 6455, section 5.5.3). Other pongs mean
+// nothing.
+func (c *Conn) acceptPong(payload []byte) {
+	if len(payload) != 8 {
+		return
+	}
+	id := binary.BigEndian.Uint64(payload)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for id <= c.lastPing && len(c.pings) > 0 && c.pings[0].id <= id {
+		c.pings[0].done <- nil
+		c.pings = c.pings[1:]
+	}
+}
+
+// Close ends the connection in good order: it is [Conn.CloseWith] with the code
+// CloseNormal.
+func (c *Conn) Close() error { return c.CloseWith(CloseNormal, "") }
+
+// CloseWith carries out the closing handshake (RFC 6455, section 7.1): it sends
+// a close frame with the code and the reason, drops what the peer still sends
+// up to its close frame, and closes the transport. It takes no longer than
+// Options.CloseTimeout. The transport is closed even if no answer has come by
+// then; the error is [os.ErrDeadlineExceeded]. A transport that has no Close
+// method cannot be kept from making CloseWith wait, so it does not wait there.
+//
+// The reason is UTF-8 of at most 123 bytes. CloseNoStatus, without a reason,
+// stands for a close frame without payload. Hixie-76 knows neither.
+//
+// Other calls, those that are waiting and later ones, return a [*CloseError]
+// with the code, and GetFrame io.EOF. If the connection has ended before, only
+// the transport is left to be closed, and CloseWith returns nil.
+func (c *Conn) CloseWith(code CloseCode, reason string) error {
+	if err := checkClose(code, reason); err != nil {
+		return err
+	}
+	e := &CloseError{Code: code, Reason: reason, by: byUs}
+	c.mu.Lock()
+	c.startWatchdog()
+	first := c.writable() == nil
+	var err error
+	if first {
+		err = c.sendClose(e)
+	}
+	c.werr = cmp.Or[error](c.werr, e)
+	c.stopReading(e)
+	c.turn.Broadcast()
+	if c.closer == nil {
+		c.mu.Unlock()
+		return err
+	}
+	if c.phase == shaking || c.broken { // there is nothing to wait for
+		c.mu.Unlock()
+		c.shut()
+		c.mu.Lock()
+	}
+	for c.reading {
+		c.turn.Wait()
+	}
+	c.reading = true
+	c.mu.Unlock()
+
+	c.setTransportDeadline(time.Time{})
+	for first && err == nil && !c.drained {
+		_, err = c.step()
+	}
+	answered := c.answered
+	if c.client || !answered {
+		c.linger()
+	}
+	c.endRead(e)
+	late := c.shut() == errShut
+	switch {
+	case !first || answered:
+		return nil
+	case late:
+		return fmt.Errorf("websocket: no answer to the close frame: %w", os.ErrDeadlineExceeded)
+	}
+	return err
+}
+
+// CloseNow closes the transport at once, without a closing handshake. Other
+// calls, those that are waiting and later ones, return [net.ErrClosed], unless
+// the connection has ended before.
+func (c *Conn) CloseNow() error {
+	c.mu.Lock()
+	c.broken = true
+	c.werr = cmp.Or(c.werr, net.ErrClosed)
+	c.stopReading(net.ErrClosed)
+	c.turn.Broadcast()
+	c.mu.Unlock()
+	if err := c.shut(); err != errShut {
+		return err
+	}
+	return nil
+}
+
+// acceptClose answers a close frame, unless that is the answer (RFC 6455,
+// section 5.5.1). Then a server closes the transport, while a client leaves the
+// server time to do so (section 7.1.1).
+func (c *Conn) acceptClose(payload []byte) error {
+	code, reason, err := parseClose(payload)
+	if err != nil {
+		return c.fail(err)
+	}
+	e := &CloseError{Code: code, Reason: reason}
+	c.drained, c.answered = true, true
+	c.mu.Lock()
+	c.startWatchdog()
+	c.sendClose(e)
+	c.mu.Unlock()
+	if !c.client {
+		c.shut()
+	}
+	return e
+}
+
+// fail ends the connection because of what the peer has sent (RFC 6455, section
+// 7.1.7). The transport stays open so that the peer can read why, until Close or
+// until the time for the closing handshake is over.
+func (c *Conn) fail(err error) error {
+	c.drained = true
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.startWatchdog()
+	c.sendClose(err.(*CloseError))
+	return err
+}
+
+// sendClose sends a close frame, unless nothing more can be sent, and makes e the
+// error of all later writes. The reason goes with it only if it is this side's.
+// mu is held.
+func (c *Conn) sendClose(e *CloseError) error {
+	if c.writable() != nil {
+		return nil
+	}
+	c.werr = e
+	out := c.output()
+	switch {
+	case !c.dec.hixie:
+		reason := e.Reason
+		if e.by == byPeer {
+			reason = ""
+		}
+		out.b = appendFrame(out.b, finBit|opClose, appendClose(nil, e.Code, reason), c.client)
+	case c.writer == nil: // else it would be text of the open message
+		out.b = append(out.b, 0xFF, 0x00)
+	}
+	return c.flush()
+}
+
+// linger waits for the peer to close the transport: if this side did it while
+// there is input that has not been read, a TCP connection would be reset, and the
+// peer might lose what was sent last.
+func (c *Conn) linger() {
+	half, ok := c.closer.(interface{ CloseWrite() error })
+	if !ok || half.CloseWrite() != nil {
+		return
+	}
+	c.makeRoom(heldInputSize)
+	for err := error(nil); err == nil; {
+		_, err = c.readTransport(c.in)
+	}
+}
+
+// errShut is what shut returns if the transport has been closed before.
+var errShut = errors.New("websocket: transport already closed")
+
+// shut closes the transport, once.
+func (c *Conn) shut() error {
+	c.mu.Lock()
+	if c.shutdown || c.closer == nil {
+		c.mu.Unlock()
+		return errShut
+	}
+	c.shutdown = true
+	for _, t := range []*time.Timer{c.timer, c.watchdog} {
+		if t != nil {
+			t.Stop()
+		}
+	}
+	c.mu.Unlock()
+	return c.closer.Close()
+}
+
+// startWatchdog has the transport closed when the time for the closing handshake
+// is over. mu is held.
+func (c *Conn) startWatchdog() {
+	if c.watchdog == nil && c.closer != nil && !c.shutdown {
+		c.watchdog = time.AfterFunc(cmp.Or(c.opts.CloseTimeout, closeTimeout), func() { c.shut() })
+	}
+}
+
+// LocalAddr returns the local address of the transport, if it has one.
+func (c *Conn) LocalAddr() net.Addr {
+	if t, ok := c.rw.(interface{ LocalAddr() net.Addr }); ok {
+		return t.LocalAddr()
+	}
+	return noAddr{}
+}
+
+// RemoteAddr returns the remote address of the transport, if it has one.
+func (c *Conn) RemoteAddr() net.Addr {
+	if t, ok := c.rw.(interface{ RemoteAddr() net.Addr }); ok {
+		return t.RemoteAddr()
+	}
+	return noAddr{}
+}
+
+// noAddr is the address of a stream that has none.
+type noAddr struct{}
+
+func (noAddr) Network() string { return "websocket" }
+func (noAddr) String() string  { return "unknown" }
+
+// SetDeadline sets both deadlines; see SetReadDeadline and SetWriteDeadline.
+func (c *Conn) SetDeadline(t time.Time) error {
+	return cmp.Or(c.SetReadDeadline(t), c.SetWriteDeadline(t))
+}
+
+// SetReadDeadline sets the time after which reads fail with
+// [os.ErrDeadlineExceeded]; the zero time means never. Nothing is lost by that:
+// under a new deadline, reading goes on. The error is [os.ErrNoDeadline] if the
+// transport has no deadlines.
+func (c *Conn) SetReadDeadline(t time.Time) error {
+	c.mu.Lock()
+	c.deadline = t
+	c.mu.Unlock()
+	return c.setTransportDeadline(t)
+}
+
+func (c *Conn) setTransportDeadline(t time.Time) error {
+	if d, ok := c.rw.(interface{ SetReadDeadline(time.Time) error }); ok {
+		return d.SetReadDeadline(t)
+	}
+	return os.ErrNoDeadline
+}
+
+// SetWriteDeadline sets the time after which writes fail with
+// [os.ErrDeadlineExceeded]; the zero time means never. That is final, as a part
+// of a frame may have left. The error is [os.ErrNoDeadline] if the transport has
+// no deadlines.
+func (c *Conn) SetWriteDeadline(t time.Time) error {
+	if d, ok := c.rw.(interface{ SetWriteDeadline(time.Time) error }); ok {
+		return d.SetWriteDeadline(t)
+	}
+	return os.ErrNoDeadline
+}
+
+// isTimeout reports whether a read that failed with err can go on later.
+func isTimeout(err error) bool {
+	if _, ok := err.(*HandshakeError); ok {
+		return false
+	}
+	var t net.Error
+	return errors.As(err, &t) && t.Timeout() && !errors.Is(err, syscall.ETIMEDOUT)
+}
+
+// endOf returns io.EOF for an orderly end, which readers compare with ==, and
+// err for anything else.
+func endOf(err error) error {
+	if errors.Is(err, io.EOF) {
+		return io.EOF
+	}
+	return err
+}
