@@ -218,11 +218,10 @@ func (s *headScanner) scan(b []byte) (int, error) {
 // waits for at most Options.HandshakeTimeout, unless the caller's own read
 // deadline is earlier.
 func (c *Conn) readRequest() (*Request, error) {
-	if err := c.beginRead(); err != nil {
+	if err := c.beginRead(shaking); err != nil {
 		return nil, err
 	}
 	c.mu.Lock()
-	c.phase = shaking
 	user := c.deadline
 	c.mu.Unlock()
 

@@ -1,4 +1,78 @@
-// Package websocket TODO
+// Package websocket speaks the WebSocket protocol over any [io.ReadWriter]: the
+// standard, RFC 6455, and the draft that came before it, hixie-76. A server
+// built with it serves the clients of both on one port.
+//
+// # Tour
+//
+// A server wraps each connection in a [Conn], shakes hands and exchanges
+// messages:
+//
+//	h := websocket.NewConn(conn, nil)
+//	defer h.Close()
+//	if _, err := websocket.ShakeHands(h); err != nil {
+//		return err
+//	}
+//	for {
+//		msg, err := websocket.GetFrame(h)
+//		if err == io.EOF {
+//			return nil
+//		}
+//		if err != nil {
+//			return err
+//		}
+//		if err := websocket.PutFrame(h, msg); err != nil {
+//			return err
+//		}
+//	}
+//
+// [ShakeHands] accepts every client. A server that has to look at the request
+// first takes its two halves, [GetRequest] and [PutResponse], and turns clients
+// away with [PutRefusal]. [CreateResponse] and [CreateToken] make what
+// PutResponse sends.
+//
+// [GetFrame] and [PutFrame] exchange whole text messages. The methods of a Conn
+// offer more: the type of a message, reading without an allocation
+// ([Conn.AppendMessage]), streams ([Conn.NextReader], [Conn.NextWriter]), pings,
+// and the codes and reasons of the closing handshake. A Conn is a [net.Conn],
+// so whatever runs over TCP runs over it.
+//
+// # Bare streams
+//
+// The functions take any stream, but a Conn is what remembers: the version that
+// the client speaks, and the bytes that were read past what was asked for. On a
+// stream that is no Conn they speak RFC 6455 as a server and read exactly what
+// they need, in small pieces. That is right for a handshake whose connection is
+// then handed on, and slow for anything else.
+//
+// # Versions
+//
+// The version of a client shows in its request, and from then on makes no
+// difference to the program, except where hixie-76 lacks something:
+//
+//	                  RFC 6455                      hixie-76
+//	request           Sec-WebSocket-Key             Sec-WebSocket-Key1 and -Key2, and
+//	                                                eight bytes behind the head
+//	token             28 bytes, SHA-1 in base64     16 bytes, MD5
+//	messages          text and binary               text
+//	frame             header with a length,         byte 00, text, byte FF
+//	                  masked by the client
+//	fragments         yes                           no; NextWriter sends one frame
+//	pings             yes                           no; Ping is ErrUnsupported
+//	close             code and reason               bytes FF 00; read as CloseNoStatus
+//	subprotocols      a list, of which the          one, to be accepted or not
+//	                  server chooses
+//
+// # Errors and limits
+//
+// A peer that breaks a rule is told so in a close frame, and the reader gets a
+// [*CloseError]. All input is bounded before it is stored: a request head by
+// 8 KiB and 100 fields, its arrival by [Options].HandshakeTimeout, a message by
+// Options.MaxMessage and 16384 fragments, a closing handshake by
+// Options.CloseTimeout. Memory grows with the bytes that have arrived, never by
+// a length that a peer announces.
+//
+// A Conn may be used by any number of goroutines. It starts none of its own,
+// but for timers that end with it.
 package websocket
 
 import (
@@ -266,7 +340,7 @@ func (r *messageReader) Read(p []byte) (n int, err error) {
 	if r.end {
 		return 0, io.EOF
 	}
-	if err := c.beginRead(); err != nil {
+	if err := c.beginRead(open); err != nil {
 		return 0, err
 	}
 	switch {
@@ -303,17 +377,21 @@ func (c *Conn) Read(p []byte) (int, error) {
 	}
 }
 
-// beginRead makes the caller the one that reads.
-func (c *Conn) beginRead() error {
+// beginRead makes the caller the one that reads: the opening handshake, which
+// sets the phase, or what follows it.
+func (c *Conn) beginRead(p phase) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for c.reading {
 		c.turn.Wait()
 	}
-	if c.rerr != nil {
+	switch {
+	case c.rerr != nil:
 		return c.rerr
+	case p == open && c.phase == shaking:
+		return errUnfinished
 	}
-	c.reading = true
+	c.reading, c.phase = true, p
 	return nil
 }
 
@@ -352,7 +430,7 @@ func (c *Conn) stopReading(err error) {
 // beginMessage is beginRead for a whole message. It skips what the last
 // reader has left of its own.
 func (c *Conn) beginMessage() error {
-	if err := c.beginRead(); err != nil {
+	if err := c.beginRead(open); err != nil {
 		return err
 	}
 	for c.reader != nil {
@@ -571,7 +649,7 @@ func (c *Conn) makeRoom(size int) {
 		c.in = make([]byte, size)
 	case len(input) == len(c.in):
 		c.in = make([]byte, 2*len(c.in))
-	case c.w < len(c.in):
+	case c.r == 0:
 		return
 	}
 	c.r, c.w = 0, copy(c.in, input)
@@ -607,12 +685,14 @@ func (c *Conn) releaseInput() {
 // Once the connection is closed the error is the [*CloseError]. Every later call
 // returns the same error.
 func (c *Conn) WriteMessage(t MessageType, p []byte) error {
-	if err := c.checkMessage(t, p); err != nil {
-		return err
+	if t == Text && !utf8.Valid(p) {
+		return errNotUTF8
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.awaitWriter()
+	if err := c.beginWrite(t); err != nil {
+		return err
+	}
 	return c.putFrame(finBit|byte(t), p, nil)
 }
 
@@ -624,13 +704,9 @@ func (c *Conn) WriteMessage(t MessageType, p []byte) error {
 // In text, fragments may part a rune but the message may not. With hixie-76 the
 // same bytes travel in one frame.
 func (c *Conn) NextWriter(t MessageType) (io.WriteCloser, error) {
-	if err := c.checkMessage(t, nil); err != nil {
-		return nil, err
-	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.awaitWriter()
-	if err := c.writable(); err != nil {
+	if err := c.beginWrite(t); err != nil {
 		return nil, err
 	}
 	c.writer = &messageWriter{c: c, typ: t, opcode: byte(t)}
@@ -686,7 +762,7 @@ func (w *messageWriter) Close() error {
 // [Conn.WriteMessage].
 func (c *Conn) Write(p []byte) (int, error) {
 	t := Binary
-	if c.dec.hixie {
+	if c.isHixie() {
 		t = Text
 	}
 	if err := c.WriteMessage(t, p); err != nil {
@@ -695,25 +771,26 @@ func (c *Conn) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// checkMessage reports what keeps p from being sent as a message of type t.
-func (c *Conn) checkMessage(t MessageType, p []byte) error {
+// isHixie reports whether c speaks hixie-76.
+func (c *Conn) isHixie() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.dec.hixie
+}
+
+// beginWrite waits while another message is being written in fragments and then
+// reports what keeps c from sending one of type t. mu is held.
+func (c *Conn) beginWrite(t MessageType) error {
 	switch {
-	case t == Text && !utf8.Valid(p):
-		return errNotUTF8
 	case t != Text && t != Binary:
 		return fmt.Errorf("websocket: there is no message type %d", t)
 	case t == Binary && c.dec.hixie:
 		return fmt.Errorf("websocket: hixie-76 has no binary messages: %w", errors.ErrUnsupported)
 	}
-	return nil
-}
-
-// awaitWriter waits while another message is being written in fragments. mu is
-// held.
-func (c *Conn) awaitWriter() {
 	for c.writer != nil && c.werr == nil {
 		c.turn.Wait()
 	}
+	return c.writable()
 }
 
 // writable returns the error of a write, if none can succeed. mu is held.
@@ -916,7 +993,7 @@ type ping struct {
 // found by whoever reads from c, so some goroutine has to do that. Hixie-76 has
 // no pings; the error is then [errors.ErrUnsupported].
 func (c *Conn) Ping(ctx context.Context) error {
-	if c.dec.hixie {
+	if c.isHixie() {
 		return fmt.Errorf("websocket: hixie-76 has no pings: %w", errors.ErrUnsupported)
 	}
 	p, err := c.sendPing()

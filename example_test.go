@@ -1,0 +1,317 @@
+package websocket_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/54eee7d7/websocket"
+)
+
+// request is the opening handshake of the client in these examples.
+const request = "GET /chat?room=1 HTTP/1.1\r\n" +
+	"Host: example.com\r\n" +
+	"Origin: https://example.com\r\n" +
+	"Upgrade: websocket\r\n" +
+	"Connection: Upgrade\r\n" +
+	"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n" +
+	"Sec-WebSocket-Version: 13\r\n" +
+	"Sec-WebSocket-Protocol: chat, superchat\r\n\r\n"
+
+// client returns the server's end of a stream on which a client has sent the
+// texts as frames. What the server writes is thrown away.
+func client(texts ...string) io.ReadWriter {
+	var b strings.Builder
+	b.WriteString(request)
+	for _, text := range texts {
+		// A masking key of zeros leaves the text as it is.
+		b.Write([]byte{0x81, 0x80 | byte(len(text)), 0, 0, 0, 0})
+		b.WriteString(text)
+	}
+	b.WriteString("\x88\x82\x00\x00\x00\x00\x03\xe8") // close, 1000
+	return struct {
+		io.Reader
+		io.Writer
+	}{strings.NewReader(b.String()), io.Discard}
+}
+
+// A whole server: the loop that accepts connections, and a goroutine for each.
+func Example() {
+	listener, err := net.Listen("tcp", "localhost:12345")
+	if err != nil {
+		log.Fatal(err)
+	}
+	for {
+		conn, err := listener.Accept()
+		if err != nil {
+			log.Fatal(err)
+		}
+		go func() {
+			h := websocket.NewConn(conn, nil)
+			defer h.Close()
+			if _, err := websocket.ShakeHands(h); err != nil {
+				log.Print(err)
+				return
+			}
+			for {
+				msg, err := websocket.GetFrame(h)
+				if err != nil { // io.EOF when the client has closed
+					return
+				}
+				if err := websocket.PutFrame(h, append(msg, ", meow."...)); err != nil {
+					return
+				}
+			}
+		}()
+	}
+}
+
+func ExampleNewConn() {
+	h := websocket.NewConn(client("hello"), &websocket.Options{
+		MaxMessage: 64 << 10,
+		Protocols:  []string{"superchat", "chat"},
+	})
+	req, err := websocket.ShakeHands(h)
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(req.Version, req.Protocol)
+	// Output: RFC 6455 superchat
+}
+
+func ExampleShakeHands() {
+	h := websocket.NewConn(client("hello"), nil)
+	req, err := websocket.ShakeHands(h)
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(req.Host, req.Path, req.Origin)
+	// Output: example.com /chat?room=1 https://example.com
+}
+
+// A server that serves the pages of one origin only.
+func ExampleGetRequest() {
+	h := websocket.NewConn(client("hello"), nil)
+	defer h.Close()
+
+	req, err := websocket.GetRequest(h)
+	if bad, ok := errors.AsType[*websocket.HandshakeError](err); ok {
+		websocket.PutRefusal(h, bad.Status, bad.Error())
+	}
+	if err != nil {
+		log.Fatal(err)
+	}
+	if req.Origin != "https://example.org" {
+		websocket.PutRefusal(h, http.StatusForbidden, "This origin is not served.")
+		fmt.Println("refused", req.Origin)
+		return
+	}
+	if err := websocket.PutResponse(h, req); err != nil {
+		log.Fatal(err)
+	}
+	// Output: refused https://example.com
+}
+
+// A subprotocol is chosen by setting it before the response is sent.
+func ExamplePutResponse() {
+	h := websocket.NewConn(client("hello"), nil)
+	req, err := websocket.GetRequest(h)
+	if err != nil {
+		log.Fatal(err)
+	}
+	for _, p := range req.Protocols {
+		if p == "superchat" {
+			req.Protocol = p
+		}
+	}
+	if err := websocket.PutResponse(h, req); err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(h.Request().Protocol)
+	// Output: superchat
+}
+
+func ExamplePutRefusal() {
+	var response bytes.Buffer
+	websocket.PutRefusal(&response, http.StatusForbidden, "Members only.")
+	fmt.Println(strings.ReplaceAll(response.String(), "\r\n", "\n"))
+	// Output:
+	// HTTP/1.1 403 Forbidden
+	// Connection: close
+	// Content-Type: text/plain; charset=utf-8
+	// X-Content-Type-Options: nosniff
+	// Content-Length: 14
+	//
+	// Members only.
+}
+
+func ExampleCreateResponse() {
+	req, err := websocket.GetRequest(strings.NewReader(request))
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(strings.ReplaceAll(string(websocket.CreateResponse(req)), "\r\n", "\n"))
+	// Output:
+	// HTTP/1.1 101 Switching Protocols
+	// Upgrade: websocket
+	// Connection: Upgrade
+	// Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=
+}
+
+// The example of hixie-76, section 1.2.
+func ExampleCreateToken() {
+	token := websocket.CreateToken(&websocket.Request{
+		Version: websocket.Hixie76,
+		Key1:    "4 @1  46546xW%0l 1 5",
+		Key2:    "12998 5 Y3 1  .P00",
+		Token:   "^n:ds[4U",
+	})
+	fmt.Printf("%s\n", token)
+	// Output: 8jKS'y:G*Co,Wxa-
+}
+
+func ExampleGetFrame() {
+	h := websocket.NewConn(client("Ground control", "to Major Tom"), nil)
+	if _, err := websocket.ShakeHands(h); err != nil {
+		log.Fatal(err)
+	}
+	for {
+		msg, err := websocket.GetFrame(h)
+		if err == io.EOF {
+			fmt.Println("EOF")
+			return
+		}
+		if err != nil {
+			log.Fatal(err)
+		}
+		fmt.Printf("%s\n", msg)
+	}
+	// Output:
+	// Ground control
+	// to Major Tom
+	// EOF
+}
+
+func ExamplePutFrame() {
+	var frame bytes.Buffer
+	websocket.PutFrame(&frame, []byte("Hello"))
+	fmt.Printf("% x\n", frame.Bytes())
+	// Output: 81 05 48 65 6c 6c 6f
+}
+
+func ExampleConn_ReadMessage() {
+	h := websocket.NewConn(client("hello"), nil)
+	websocket.ShakeHands(h)
+	for {
+		t, p, err := h.ReadMessage()
+		if closed, ok := errors.AsType[*websocket.CloseError](err); ok {
+			fmt.Println(closed.Code)
+			return
+		}
+		if err != nil {
+			log.Fatal(err)
+		}
+		fmt.Println(t == websocket.Text, string(p))
+	}
+	// Output:
+	// true hello
+	// 1000 (normal closure)
+}
+
+// A loop that reads into the same memory does not allocate.
+func ExampleConn_AppendMessage() {
+	h := websocket.NewConn(client("one", "two"), nil)
+	websocket.ShakeHands(h)
+	var buf []byte
+	for {
+		t, p, err := h.AppendMessage(buf[:0])
+		if err != nil {
+			return
+		}
+		buf = p
+		fmt.Printf("%s\n", p)
+		if err := h.WriteMessage(t, p); err != nil {
+			return
+		}
+	}
+	// Output:
+	// one
+	// two
+}
+
+// A message of any size goes through a small buffer.
+func ExampleConn_NextReader() {
+	h := websocket.NewConn(client("a long message"), &websocket.Options{MaxMessage: -1})
+	websocket.ShakeHands(h)
+	_, r, err := h.NextReader()
+	if err != nil {
+		log.Fatal(err)
+	}
+	n, err := io.Copy(io.Discard, r)
+	fmt.Println(n, err)
+	// Output: 14 <nil>
+}
+
+// Every Write sends a fragment; Close ends the message.
+func ExampleConn_NextWriter() {
+	var sent bytes.Buffer
+	h := websocket.NewConn(&sent, nil)
+	w, err := h.NextWriter(websocket.Text)
+	if err != nil {
+		log.Fatal(err)
+	}
+	io.WriteString(w, "Hel")
+	io.WriteString(w, "lo")
+	if err := w.Close(); err != nil {
+		log.Fatal(err)
+	}
+	fmt.Printf("% x\n", sent.Bytes())
+	// Output: 01 03 48 65 6c 80 02 6c 6f 80 00
+}
+
+// A connection that may be idle for long is kept alive by pings, as long as
+// they are answered.
+func ExampleConn_Ping() {
+	talk := func(h *websocket.Conn) {
+		ctx, cancel := context.WithCancel(context.Background())
+		defer cancel()
+		go func() {
+			for range time.Tick(20 * time.Second) {
+				wait, cancel := context.WithTimeout(ctx, 20*time.Second)
+				err := h.Ping(wait)
+				cancel()
+				if err != nil {
+					h.CloseNow()
+					return
+				}
+			}
+		}()
+		for { // reading is what finds the pongs
+			if _, err := websocket.GetFrame(h); err != nil {
+				return
+			}
+		}
+	}
+	_ = talk
+}
+
+func ExampleConn_CloseWith() {
+	var sent bytes.Buffer
+	h := websocket.NewConn(&sent, nil)
+	h.CloseWith(websocket.CloseGoingAway, "back at noon")
+	fmt.Printf("% x\n%s\n", sent.Bytes()[:4], sent.Bytes()[4:])
+
+	_, err := websocket.GetFrame(h)
+	fmt.Println(err)
+	// Output:
+	// 88 0e 03 e9
+	// back at noon
+	// EOF
+}
