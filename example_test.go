@@ -273,7 +273,7 @@ func ExampleConn_NextWriter() {
 		log.Fatal(err)
 	}
 	fmt.Printf("% x\n", sent.Bytes())
-	// Output: 01 03 48 65 6c 80 02 6c 6f 80 00
+	// Output: 01 03 48 65 6c 00 02 6c 6f 80 00
 }
 
 // A connection that may be idle for long is kept alive by pings, as long as
