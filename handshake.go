@@ -162,8 +162,7 @@ func (c *Conn) refuse(status int, reason string, response []byte) error {
 		return c.werr
 	}
 	err := c.putBytes(response)
-	e := &HandshakeError{Status: status, reason: reason}
-	c.phase, c.werr = refused, cmp.Or[error](c.werr, e)
-	c.stopReading(e)
+	c.stopReading(&HandshakeError{Status: status, reason: reason})
+	c.phase, c.werr = refused, cmp.Or(c.werr, c.rerr)
 	return err
 }

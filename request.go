@@ -10,7 +10,6 @@ import (
 	"os"
 	"slices"
 	"strings"
-	"time"
 )
 
 // Limits of a request head. They hold for every client and leave room for
@@ -221,19 +220,10 @@ func (c *Conn) readRequest() (*Request, error) {
 	if err := c.beginRead(shaking); err != nil {
 		return nil, err
 	}
-	c.mu.Lock()
-	user := c.deadline
-	c.mu.Unlock()
-
-	limit := time.Now().Add(cmp.Or(c.opts.HandshakeTimeout, handshakeTimeout))
-	limited := c.opts.HandshakeTimeout >= 0 && (user.IsZero() || limit.Before(user)) &&
-		c.setTransportDeadline(limit) == nil
+	c.limitRead(cmp.Or(c.opts.HandshakeTimeout, handshakeTimeout))
 	req, err := c.scanRequest()
-	if limited {
-		c.setTransportDeadline(user)
-		if errors.Is(err, os.ErrDeadlineExceeded) {
-			err = &HandshakeError{Status: http.StatusRequestTimeout, reason: "the handshake took too long", err: err}
-		}
+	if c.limitRead(-1) && errors.Is(err, os.ErrDeadlineExceeded) {
+		err = &HandshakeError{Status: http.StatusRequestTimeout, reason: "the handshake took too long", err: err}
 	}
 	return req, c.endRead(err)
 }
@@ -271,19 +261,19 @@ func (c *Conn) scanRequest() (*Request, error) {
 		}
 		req.Token = string(c.in[c.r+scan.n : c.r+size])
 	}
-	if err := req.check(); err != nil {
-		return nil, err
-	}
 	c.r += size
 	return req, nil
 }
 
-// parseHead parses a complete request head. It leaves the token of hixie-76,
-// which follows the head, and the checks that need it to its caller.
+// parseHead parses and checks a complete request head. What follows the head,
+// the token of hixie-76, is left to the caller.
 func parseHead(head string) (*Request, error) {
 	line, rest, _ := strings.Cut(head, "\r\n")
 	_, line, _ = strings.Cut(line, " ") // "GET", the scanner has seen it
-	target, proto, _ := strings.Cut(line, " ")
+	target, proto, ok := strings.Cut(line, " ")
+	if !ok {
+		return nil, badRequest("", "the request line is not complete")
+	}
 
 	// One allocation holds the values of all fields: a slice of one string
 	// each, clipped so that an append by Add moves away.
@@ -308,6 +298,9 @@ func parseHead(head string) (*Request, error) {
 	host, err := single(header, "Host")
 	if err != nil {
 		return nil, err
+	}
+	if host == "" {
+		return nil, badRequest("Host", "is missing")
 	}
 	// A client may send an absolute URI, whose authority then replaces the
 	// field Host (RFC 6455, section 4.1; RFC 9112, section 3.2.2).
@@ -334,11 +327,13 @@ func parseHead(head string) (*Request, error) {
 			return nil, &HandshakeError{Status: http.StatusHTTPVersionNotSupported, reason: "the HTTP version is below 1.1"}
 		}
 	}
+	if err := req.checkHead(); err != nil {
+		return nil, err
+	}
 	return req, nil
 }
 
-// newRequest makes a Request of the fields of a head and determines its
-// version. It does everything but to look at the token of hixie-76.
+// newRequest makes a Request of the fields of a head, which tell its version.
 func newRequest(host, path string, header http.Header) (*Request, error) {
 	req := &Request{Host: host, Path: path, Header: header}
 	var err error
@@ -395,10 +390,20 @@ func newRequest(host, path string, header http.Header) (*Request, error) {
 	return req, nil
 }
 
-// check reports what makes r unfit for an accepting response. GetRequest
-// ends with it, and so does a Request that a program has made or changed
-// before it is written.
+// check reports what makes r unfit for an accepting response, as a program may
+// have made or changed it.
 func (r *Request) check() error {
+	if err := r.checkHead(); err != nil {
+		return err
+	}
+	if r.Version == Hixie76 && len(r.Token) != tokenSize {
+		return badRequest("", "the token is not 8 bytes long")
+	}
+	return nil
+}
+
+// checkHead is check for all that stands in the head.
+func (r *Request) checkHead() error {
 	switch {
 	case r.Host == "":
 		return badRequest("Host", "is missing")
@@ -406,8 +411,12 @@ func (r *Request) check() error {
 		return badRequest("Host", "is no host")
 	case !strings.HasPrefix(r.Path, "/") || !isGraphic(r.Path):
 		return badRequest("", "the resource is no absolute path")
-	case strings.ContainsFunc(r.Origin, isControl):
+	case strings.ContainsFunc(r.Origin, isControl) || strings.Contains(r.Origin, "\t"):
 		return badRequest("Origin", "has a control character")
+	case strings.ContainsFunc(r.Key1, isControl):
+		return badRequest("Sec-WebSocket-Key1", "has a control character")
+	case strings.ContainsFunc(r.Key2, isControl):
+		return badRequest("Sec-WebSocket-Key2", "has a control character")
 	case r.Protocol != "" && !slices.Contains(r.Protocols, r.Protocol):
 		return badRequest("Sec-WebSocket-Protocol", "was not offered by the client")
 	case strings.ContainsFunc(r.Protocol, isControl):
@@ -427,9 +436,6 @@ func (r *Request) check() error {
 		}
 		if _, err := keyNumber(r.Key2); err != nil {
 			return badRequest("Sec-WebSocket-Key2", err.Error())
-		}
-		if len(r.Token) != tokenSize {
-			return badRequest("", "the token is not 8 bytes long")
 		}
 	default:
 		return badRequest("Sec-WebSocket-Version", "is unknown")
@@ -514,7 +520,8 @@ func isGraphic(s string) bool {
 	return true
 }
 
-func isControl(r rune) bool { return r < ' ' || r == 0x7f }
+// isControl reports whether a field value cannot hold r.
+func isControl(r rune) bool { return r < ' ' && r != '\t' || r == 0x7f }
 
 // isHTTP reports whether s is an HTTP version of one digit, a point and one
 // digit, which therefore compares like a string.

@@ -195,6 +195,7 @@ type Conn struct {
 	phase    phase
 	req      *Request
 	deadline time.Time // for reads, as the caller has set it
+	limit    time.Time // for the opening handshake, while that is read
 	reading  bool
 	writing  bool
 	rerr     error // of every later read
@@ -624,7 +625,8 @@ func (c *Conn) tryRead(fd uintptr) bool {
 		c.releaseInput()
 		return false
 	case err != nil:
-		c.tried = os.NewSyscallError("read", err)
+		c.tried = &net.OpError{Op: "read", Net: c.LocalAddr().Network(), Source: c.LocalAddr(), Addr: c.RemoteAddr(),
+			Err: os.NewSyscallError("read", err)}
 	case n == 0:
 		c.tried = io.EOF
 	default:
@@ -1095,7 +1097,7 @@ func (c *Conn) CloseWith(code CloseCode, reason string) error {
 	c.reading = true
 	c.mu.Unlock()
 
-	c.setTransportDeadline(time.Time{})
+	c.SetReadDeadline(time.Time{})
 	for first && err == nil && !c.drained {
 		_, err = c.step()
 	}
@@ -1259,12 +1261,32 @@ func (c *Conn) SetDeadline(t time.Time) error {
 // transport has no deadlines.
 func (c *Conn) SetReadDeadline(t time.Time) error {
 	c.mu.Lock()
+	defer c.mu.Unlock()
 	c.deadline = t
-	c.mu.Unlock()
-	return c.setTransportDeadline(t)
+	return c.applyDeadline()
 }
 
-func (c *Conn) setTransportDeadline(t time.Time) error {
+// limitRead lets reads end after d at the latest, or if d is negative, when the
+// caller wants. It reports whether there was such a limit before the caller's
+// deadline.
+func (c *Conn) limitRead(d time.Duration) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	limited := !c.limit.IsZero() && (c.deadline.IsZero() || c.limit.Before(c.deadline))
+	c.limit = time.Time{}
+	if d >= 0 {
+		c.limit = time.Now().Add(d)
+	}
+	c.applyDeadline()
+	return limited
+}
+
+// applyDeadline sets the read deadline of the transport. mu is held.
+func (c *Conn) applyDeadline() error {
+	t := c.deadline
+	if !c.limit.IsZero() && (t.IsZero() || c.limit.Before(t)) {
+		t = c.limit
+	}
 	if d, ok := c.rw.(interface{ SetReadDeadline(time.Time) error }); ok {
 		return d.SetReadDeadline(t)
 	}
