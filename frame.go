@@ -568,9 +568,10 @@ type CloseError struct {
 type closedBy byte
 
 const (
-	byPeer    closedBy = iota
-	byUs               // with one of the Close methods
-	byFailure          // the peer broke a rule (RFC 6455, section 7.1.7)
+	byPeer      closedBy = iota
+	byPeerEarly          // within a message
+	byUs                 // with one of the Close methods
+	byFailure            // the peer broke a rule (RFC 6455, section 7.1.7)
 )
 
 // failure returns the error for a connection that the peer has made to fail.
@@ -581,9 +582,10 @@ func failure(code CloseCode, reason string) *CloseError {
 // Error returns who closed the connection and why.
 func (e *CloseError) Error() string {
 	s := [...]string{
-		byPeer:    "websocket: closed by the peer: ",
-		byUs:      "websocket: closed: ",
-		byFailure: "websocket: connection failed: ",
+		byPeer:      "websocket: closed by the peer: ",
+		byPeerEarly: "websocket: closed by the peer within a message: ",
+		byUs:        "websocket: closed: ",
+		byFailure:   "websocket: connection failed: ",
 	}[e.by] + e.Code.String()
 	if e.Reason != "" {
 		s += ": " + e.Reason
@@ -591,14 +593,16 @@ func (e *CloseError) Error() string {
 	return s
 }
 
-// Is reports whether e is an orderly end, for [io.EOF]: one that either side
-// wanted, with CloseNormal, CloseGoingAway or CloseNoStatus. For
-// [net.ErrClosed] it reports whether one of this side's Close methods was the
-// cause.
+// Is reports whether e is an orderly end, for [io.EOF]: one between messages that
+// either side wanted, with CloseNormal, CloseGoingAway or CloseNoStatus. For
+// [io.ErrUnexpectedEOF] it reports whether the peer has closed within a message,
+// and for [net.ErrClosed] whether one of this side's Close methods was the cause.
 func (e *CloseError) Is(target error) bool {
 	switch target {
 	case io.EOF:
-		return e.by != byFailure && (e.Code == CloseNormal || e.Code == CloseGoingAway || e.Code == CloseNoStatus)
+		return (e.by == byPeer || e.by == byUs) && (e.Code == CloseNormal || e.Code == CloseGoingAway || e.Code == CloseNoStatus)
+	case io.ErrUnexpectedEOF:
+		return e.by == byPeerEarly
 	case net.ErrClosed:
 		return e.by == byUs
 	}

@@ -88,6 +88,7 @@ import (
 	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 	"unicode/utf8"
@@ -207,10 +208,12 @@ type Conn struct {
 	batch    uint64
 	done     uint64 // the number of the last batch that was written
 	replies  bool   // out holds messages that wait for more
+	controls int    // bytes of control frames in out
 	more     bool   // a whole frame is left in in
 	armed    bool   // timer is running
 	timer    *time.Timer
 	watchdog *time.Timer
+	late     atomic.Bool    // watchdog has closed rw
 	writer   *messageWriter // of a message that is being written
 	pings    []ping         // in the order sent
 	lastPing uint64
@@ -309,7 +312,10 @@ func (c *Conn) AppendMessage(dst []byte) (MessageType, []byte, error) {
 		return 0, dst, err
 	}
 	t, p, err := c.appendMessage(dst)
-	return t, p, c.endRead(err)
+	if err := c.endRead(err); err != nil {
+		return 0, dst, err
+	}
+	return t, p, nil
 }
 
 // NextReader returns the type of the next message and a reader for its
@@ -321,13 +327,15 @@ func (c *Conn) NextReader() (MessageType, io.Reader, error) {
 	if err := c.beginMessage(); err != nil {
 		return 0, nil, err
 	}
-	err := c.nextChunk()
-	if err != nil {
+	if err := c.nextChunk(); err != nil {
 		return 0, nil, c.endRead(err)
 	}
 	t, r := c.typ, &messageReader{c: c}
 	c.reader = r
-	return t, r, c.endRead(nil)
+	if err := c.endRead(nil); err != nil {
+		return 0, nil, err
+	}
+	return t, r, nil
 }
 
 // A messageReader reads one message.
@@ -336,27 +344,31 @@ type messageReader struct {
 	end bool
 }
 
-func (r *messageReader) Read(p []byte) (n int, err error) {
-	c := r.c
+func (r *messageReader) Read(p []byte) (int, error) {
 	if r.end {
 		return 0, io.EOF
 	}
+	c := r.c
 	if err := c.beginRead(open); err != nil {
 		return 0, err
 	}
-	switch {
-	case c.reader != r:
-		c.endRead(nil)
-		return 0, errStale
-	case len(p) > 0:
-		n, r.end, err = c.readChunk(p)
+	if c.reader != r {
+		return 0, cmp.Or(c.endRead(nil), errStale)
 	}
-	if r.end {
-		c.reader = nil
-		c.endRead(nil)
+	if len(p) == 0 {
+		return 0, c.endRead(nil)
+	}
+	n, end, err := c.readChunk(p)
+	if end {
+		c.reader, r.end = nil, true
+	}
+	if err := c.endRead(err); err != nil {
+		return 0, err
+	}
+	if end {
 		return 0, io.EOF
 	}
-	return n, c.endRead(err)
+	return n, nil
 }
 
 // Read reads payload as if all messages, of both types, were one stream. It
@@ -370,12 +382,14 @@ func (c *Conn) Read(p []byte) (int, error) {
 	if err := c.beginMessage(); err != nil {
 		return 0, endOf(err)
 	}
-	for {
-		n, end, err := c.readChunk(p)
-		if !end {
-			return n, endOf(c.endRead(err))
-		}
+	n, end, err := c.readChunk(p)
+	for end {
+		n, end, err = c.readChunk(p)
 	}
+	if err := c.endRead(err); err != nil {
+		return 0, endOf(err)
+	}
+	return n, nil
 }
 
 // beginRead makes the caller the one that reads: the opening handshake, which
@@ -383,7 +397,7 @@ func (c *Conn) Read(p []byte) (int, error) {
 func (c *Conn) beginRead(p phase) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for c.reading {
+	for c.reading && c.rerr == nil {
 		c.turn.Wait()
 	}
 	switch {
@@ -397,7 +411,8 @@ func (c *Conn) beginRead(p phase) error {
 }
 
 // endRead ends what beginRead has begun. It keeps an error for ever, unless
-// that is a timeout, and returns the one that counts.
+// that is a timeout, and returns the one that counts: the first. That may be one
+// of which the read knows nothing, as from Close in another goroutine.
 func (c *Conn) endRead(err error) error {
 	more := c.r < c.w && c.dec.kind == noFrame && c.dec.holdsFrame(c.in[c.r:c.w])
 	if err != nil && !isTimeout(err) {
@@ -409,10 +424,9 @@ func (c *Conn) endRead(err error) error {
 	c.reading, c.more = false, more
 	if err != nil && !isTimeout(err) {
 		c.stopReading(err)
-		err = c.rerr
 	}
 	c.turn.Broadcast()
-	return err
+	return cmp.Or(c.rerr, err)
 }
 
 // stopReading sets the error of all later reads, if there is none yet. mu is
@@ -491,7 +505,9 @@ func (c *Conn) readChunk(p []byte) (n int, end bool, err error) {
 		}
 	}
 	n = copy(p, c.chunk)
-	c.chunk = c.chunk[n:]
+	if c.chunk = c.chunk[n:]; len(c.chunk) == 0 {
+		c.chunk = nil // it lies in the input buffer, which others may use soon
+	}
 	return n, false, nil
 }
 
@@ -502,7 +518,10 @@ func (c *Conn) nextChunk() error {
 		if err != nil {
 			return err
 		}
-		c.typ, c.chunk, c.end = MessageType(p.opcode), p.payload, p.end
+		c.typ, c.end = MessageType(p.opcode), p.end
+		if len(p.payload) > 0 {
+			c.chunk = p.payload
+		}
 	}
 	return nil
 }
@@ -751,7 +770,8 @@ func (w *messageWriter) Close() error {
 	defer c.turn.Broadcast()
 	if !w.text.whole() {
 		// What has been sent cannot become a valid message any more.
-		c.sendClose(failure(CloseInternalError, "a text message ended within a rune"))
+		c.putClose(failure(CloseInternalError, "a text message ended within a rune"))
+		c.flush()
 		c.writer = nil
 		return errNotUTF8
 	}
@@ -823,7 +843,10 @@ func (c *Conn) putFrame(first byte, p []byte, w *messageWriter) error {
 		c.writeWithin(batchDelay)
 		return nil
 	}
-	return c.flush()
+	if c.flush() != nil {
+		return c.werr
+	}
+	return nil
 }
 
 // putLarge is putFrame for a payload that is not to be copied, or where it has
@@ -848,17 +871,21 @@ func (c *Conn) putLarge(first byte, p []byte, w *messageWriter) error {
 			out.b, key = appendKey(out.b)
 		}
 	}
-	return c.transfer(func(out *output) error {
+	err := c.transfer(func(out *output) error {
 		if !c.client && !c.dec.hixie {
 			out.vec = [2][]byte{out.b, p}
 			out.bufs = out.vec[:]
-			_, err := out.bufs.WriteTo(c.rw)
+			size := int64(len(out.b) + len(p))
+			n, err := out.bufs.WriteTo(c.rw)
 			out.vec = [2][]byte{}
+			if err == nil && n < size {
+				err = io.ErrShortWrite
+			}
 			return err
 		}
 		for {
 			n := len(out.b)
-			step := min(len(p), batchSize+maxHeader-n)
+			step := min(len(p), max(0, batchSize+maxHeader-n)) // others may have put more
 			out.b = append(out.b, p[:step]...)
 			p = p[step:]
 			if c.client {
@@ -873,6 +900,10 @@ func (c *Conn) putLarge(first byte, p []byte, w *messageWriter) error {
 			out.b = out.b[:0]
 		}
 	})
+	if err != nil {
+		return c.werr
+	}
+	return nil
 }
 
 // output returns the output that the next bytes are to be appended to. mu is
@@ -904,7 +935,7 @@ func (c *Conn) flush() error {
 // transfer lets write hand the output to rw. mu is held, but not meanwhile.
 func (c *Conn) transfer(write func(*output) error) (err error) {
 	out, batch := c.out, c.batch
-	c.out, c.replies, c.writing = nil, false, true
+	c.out, c.replies, c.controls, c.writing = nil, false, 0, true
 	func() {
 		c.mu.Unlock()
 		defer c.mu.Lock()
@@ -933,7 +964,7 @@ func writeFull(w io.Writer, p []byte) error {
 // done it by then. mu is held.
 func (c *Conn) writeWithin(d time.Duration) {
 	switch {
-	case c.armed || c.shutdown:
+	case c.armed && d > 0 || c.shutdown:
 		return
 	case c.timer == nil:
 		c.timer = time.AfterFunc(d, c.writeLate)
@@ -967,11 +998,13 @@ func (c *Conn) beforeWait() {
 // putControl sends a control frame. It does not wait for the transport, so that
 // two peers that are both busy sending cannot end up waiting for each other's
 // pongs; except where the transport cannot be closed, as it is then no socket,
-// and where there is too much to be sent already. mu is held.
+// and where too many control frames wait already. mu is held.
 func (c *Conn) putControl(opcode byte, p []byte) error {
 	out := c.output()
+	n := len(out.b)
 	out.b = appendFrame(out.b, finBit|opcode, p, c.client)
-	if c.closer == nil || len(out.b) >= batchSize {
+	c.controls += len(out.b) - n
+	if c.closer == nil || c.controls >= batchSize {
 		return c.flush()
 	}
 	c.writeWithin(0)
@@ -1075,43 +1108,50 @@ func (c *Conn) CloseWith(code CloseCode, reason string) error {
 	c.mu.Lock()
 	c.startWatchdog()
 	first := c.writable() == nil
-	var err error
-	if first {
-		err = c.sendClose(e)
-	}
-	c.werr = cmp.Or[error](c.werr, e)
+	c.putClose(e)
 	c.stopReading(e)
 	c.turn.Broadcast()
 	if c.closer == nil {
-		c.mu.Unlock()
-		return err
+		defer c.mu.Unlock()
+		return c.flush()
 	}
-	if c.phase == shaking || c.broken { // there is nothing to wait for
+	if c.phase == shaking || c.broken { // no answer can come
 		c.mu.Unlock()
 		c.shut()
 		c.mu.Lock()
 	}
+	// From here on the watchdog is the only deadline. Another goroutine writes
+	// while this one reads: the peer may have much to send before it reads.
+	c.writeWithin(0)
+	c.limit, c.deadline = time.Time{}, time.Time{}
+	c.applyDeadline()
+	c.SetWriteDeadline(time.Time{})
 	for c.reading {
 		c.turn.Wait()
 	}
 	c.reading = true
 	c.mu.Unlock()
 
-	c.SetReadDeadline(time.Time{})
+	var err error
 	for first && err == nil && !c.drained {
 		_, err = c.step()
 	}
+	c.mu.Lock()
+	err = cmp.Or(err, c.flush())
+	c.mu.Unlock()
 	answered := c.answered
 	if c.client || !answered {
 		c.linger()
 	}
 	c.endRead(e)
-	late := c.shut() == errShut
+	closed := c.shut()
 	switch {
 	case !first || answered:
 		return nil
-	case late:
+	case c.late.Load():
 		return fmt.Errorf("websocket: no answer to the close frame: %w", os.ErrDeadlineExceeded)
+	case closed == errShut: // by CloseNow
+		return net.ErrClosed
 	}
 	return err
 }
@@ -1141,10 +1181,14 @@ func (c *Conn) acceptClose(payload []byte) error {
 		return c.fail(err)
 	}
 	e := &CloseError{Code: code, Reason: reason}
+	if c.dec.typ != 0 {
+		e.by = byPeerEarly
+	}
 	c.drained, c.answered = true, true
 	c.mu.Lock()
 	c.startWatchdog()
-	c.sendClose(e)
+	c.putClose(e)
+	c.flush()
 	c.mu.Unlock()
 	if !c.client {
 		c.shut()
@@ -1160,30 +1204,29 @@ func (c *Conn) fail(err error) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.startWatchdog()
-	c.sendClose(err.(*CloseError))
+	c.putClose(err.(*CloseError))
+	c.flush()
 	return err
 }
 
-// sendClose sends a close frame, unless nothing more can be sent, and makes e the
-// error of all later writes. The reason goes with it only if it is this side's.
-// mu is held.
-func (c *Conn) sendClose(e *CloseError) error {
-	if c.writable() != nil {
-		return nil
-	}
-	c.werr = e
-	out := c.output()
-	switch {
-	case !c.dec.hixie:
-		reason := e.Reason
-		if e.by == byPeer {
-			reason = ""
+// putClose puts a close frame behind the output, unless nothing more can be sent,
+// and makes e the error of all later writes. The reason goes with it only if it is
+// this side's. mu is held.
+func (c *Conn) putClose(e *CloseError) {
+	if c.writable() == nil {
+		out := c.output()
+		switch {
+		case !c.dec.hixie:
+			reason := e.Reason
+			if e.by == byPeer || e.by == byPeerEarly {
+				reason = ""
+			}
+			out.b = appendFrame(out.b, finBit|opClose, appendClose(nil, e.Code, reason), c.client)
+		case c.writer == nil: // else it would be text of the open message
+			out.b = append(out.b, 0xFF, 0x00)
 		}
-		out.b = appendFrame(out.b, finBit|opClose, appendClose(nil, e.Code, reason), c.client)
-	case c.writer == nil: // else it would be text of the open message
-		out.b = append(out.b, 0xFF, 0x00)
 	}
-	return c.flush()
+	c.werr = cmp.Or[error](c.werr, e)
 }
 
 // linger waits for the peer to close the transport: if this side did it while
@@ -1224,7 +1267,10 @@ func (c *Conn) shut() error {
 // is over. mu is held.
 func (c *Conn) startWatchdog() {
 	if c.watchdog == nil && c.closer != nil && !c.shutdown {
-		c.watchdog = time.AfterFunc(cmp.Or(c.opts.CloseTimeout, closeTimeout), func() { c.shut() })
+		c.watchdog = time.AfterFunc(cmp.Or(c.opts.CloseTimeout, closeTimeout), func() {
+			c.late.Store(true)
+			c.shut()
+		})
 	}
 }
 
