@@ -427,6 +427,9 @@ func (r *Request) checkHead() error {
 		if err := checkKey(r.Key); err != nil {
 			return badRequest("Sec-WebSocket-Key", err.Error())
 		}
+		if r.Protocol != "" && !isToken(r.Protocol) {
+			return badRequest("Sec-WebSocket-Protocol", "is no token")
+		}
 	case Hixie76:
 		if r.Origin == "" {
 			return badRequest("Origin", "is missing")
