@@ -66,7 +66,7 @@ func PutResponse(w io.Writer, req *Request) error {
 	if err := req.check(); err != nil {
 		return err
 	}
-	response := CreateResponse(req)
+	response := createResponse(req)
 	if c, ok := w.(*Conn); ok {
 		return c.accept(req, response)
 	}
@@ -104,6 +104,10 @@ func CreateResponse(req *Request) []byte {
 	if req.check() != nil {
 		return nil
 	}
+	return createResponse(req)
+}
+
+func createResponse(req *Request) []byte {
 	token := CreateToken(req)
 	b := make([]byte, 0, 512)
 	if req.Version == RFC6455 {
@@ -142,12 +146,21 @@ func appendProtocol(b []byte, protocol string) []byte {
 	return append(append(b, "\r\nSec-WebSocket-Protocol: "...), protocol...)
 }
 
+// shaken returns an error if the opening handshake has been accepted: there is only
+// one. mu is held.
+func (c *Conn) shaken() error {
+	if c.req != nil {
+		return errShaken
+	}
+	return nil
+}
+
 // accept writes a response and lets c speak the version of req.
 func (c *Conn) accept(req *Request, response []byte) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.werr != nil {
-		return c.werr
+	if err := cmp.Or(c.werr, c.shaken()); err != nil {
+		return err
 	}
 	c.req, c.phase = req, open
 	c.dec.hixie = req.Version == Hixie76
@@ -158,8 +171,8 @@ func (c *Conn) accept(req *Request, response []byte) error {
 func (c *Conn) refuse(status int, reason string, response []byte) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.werr != nil {
-		return c.werr
+	if err := cmp.Or(c.werr, c.shaken()); err != nil {
+		return err
 	}
 	err := c.putBytes(response)
 	c.stopReading(&HandshakeError{Status: status, reason: reason})

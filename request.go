@@ -15,8 +15,9 @@ import (
 // Limits of a request head. They hold for every client and leave room for
 // the cookies that browsers send.
 const (
-	maxHead   = 8 << 10 // bytes, from the request line to the blank line
-	maxFields = 100
+	maxHead      = 8 << 10 // bytes, from the request line to the blank line
+	maxFields    = 100
+	maxProtocols = 100
 )
 
 // A Version is a version of the WebSocket protocol.
@@ -323,8 +324,8 @@ func parseHead(head string) (*Request, error) {
 		if !isHTTP(proto) {
 			return nil, badRequest("", "the request line has no HTTP version")
 		}
-		if proto < "HTTP/1.1" {
-			return nil, &HandshakeError{Status: http.StatusHTTPVersionNotSupported, reason: "the HTTP version is below 1.1"}
+		if proto < "HTTP/1.1" || proto > "HTTP/1.9" {
+			return nil, &HandshakeError{Status: http.StatusHTTPVersionNotSupported, reason: "the HTTP version is not 1.1"}
 		}
 	}
 	if err := req.checkHead(); err != nil {
@@ -366,7 +367,7 @@ func newRequest(host, path string, header http.Header) (*Request, error) {
 		req.Version = RFC6455
 		req.Key1, req.Key2 = "", ""
 		req.Protocols, err = splitProtocols(header["Sec-Websocket-Protocol"])
-	case req.Key1 != "":
+	case req.Key1 != "" || req.Key2 != "":
 		req.Version = Hixie76
 		var protocol string
 		if protocol = get("Sec-Websocket-Protocol"); protocol != "" {
@@ -493,6 +494,9 @@ func splitProtocols(lists []string) ([]string, error) {
 			if slices.Contains(protocols, p) {
 				return nil, badRequest("Sec-WebSocket-Protocol", "names a subprotocol twice")
 			}
+			if len(protocols) == maxProtocols {
+				return nil, badRequest("Sec-WebSocket-Protocol", "names more than 100 subprotocols")
+			}
 			protocols = append(protocols, p)
 		}
 	}
@@ -532,10 +536,4 @@ func isHTTP(s string) bool {
 	digits, ok := strings.CutPrefix(s, "HTTP/")
 	return ok && len(digits) == 3 && digits[1] == '.' &&
 		'0' <= digits[0] && digits[0] <= '9' && '0' <= digits[2] && digits[2] <= '9'
-}
-
-// isTLS reports whether v is a connection over TLS.
-func isTLS(v any) bool {
-	_, ok := v.(interface{ ConnectionState() tls.ConnectionState })
-	return ok
 }

@@ -107,8 +107,9 @@ type Options struct {
 	// preference. ShakeHands accepts the first that the client offers too.
 	Protocols []string
 
-	// HandshakeTimeout is how long the client's opening handshake may take.
-	// 0 means 10 seconds; a negative duration means no limit.
+	// HandshakeTimeout is how long the client's opening handshake may take,
+	// on a transport that has read deadlines. 0 means 10 seconds; a negative
+	// duration means no limit.
 	HandshakeTimeout time.Duration
 
 	// CloseTimeout is how long a closing handshake may take before the
@@ -135,6 +136,7 @@ const (
 var (
 	errNotUTF8    = errors.New("websocket: text is not valid UTF-8")
 	errUnfinished = errors.New("websocket: the opening handshake is not finished")
+	errShaken     = errors.New("websocket: the opening handshake is over")
 	errStale      = errors.New("websocket: the message of this reader or writer is over")
 )
 
@@ -405,6 +407,8 @@ func (c *Conn) beginRead(p phase) error {
 		return c.rerr
 	case p == open && c.phase == shaking:
 		return errUnfinished
+	case p == shaking && c.req != nil:
+		return errShaken
 	}
 	c.reading, c.phase = true, p
 	return nil
@@ -1113,6 +1117,9 @@ func (c *Conn) CloseWith(code CloseCode, reason string) error {
 	c.turn.Broadcast()
 	if c.closer == nil {
 		defer c.mu.Unlock()
+		if !first {
+			return nil
+		}
 		return c.flush()
 	}
 	if c.phase == shaking || c.broken { // no answer can come
