@@ -539,6 +539,9 @@ func (c *Conn) direct() bool {
 
 // readPayload reads payload of the frame in progress into p.
 func (c *Conn) readPayload(p []byte) (int, error) {
+	if c.raw != nil {
+		c.releaseInput()
+	}
 	p = p[:min(uint64(len(p)), c.dec.left)]
 	n, err := c.readTransport(p)
 	if err != nil {
