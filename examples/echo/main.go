@@ -22,15 +22,15 @@ import (
 func main() {
 	addr := flag.String("addr", ":12345", "the `address` to listen on")
 	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+
 	listener, err := net.Listen("tcp", *addr)
 	if err != nil {
 		log.Fatal(err)
 	}
-	fmt.Printf("Listening on port %d.\n", listener.Addr().(*net.TCPAddr).Port)
-
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	defer stop()
 	context.AfterFunc(ctx, func() { listener.Close() })
+	fmt.Printf("Listening on port %d.\n", listener.Addr().(*net.TCPAddr).Port)
 
 	var talks sync.WaitGroup
 	defer talks.Wait()
