@@ -113,7 +113,7 @@ type Options struct {
 	HandshakeTimeout time.Duration
 
 	// CloseTimeout is how long a closing handshake may take before the
-	// transport is closed without it. 0 means 5 seconds.
+	// transport is closed without it. 0 or less means 5 seconds.
 	CloseTimeout time.Duration
 }
 
@@ -211,6 +211,7 @@ type Conn struct {
 	done     uint64 // the number of the last batch that was written
 	replies  bool   // out holds messages that wait for more
 	controls int    // bytes of control frames in out
+	crowded  bool   // messages are written by other goroutines than the reader
 	more     bool   // a whole frame is left in in
 	armed    bool   // timer is running
 	timer    *time.Timer
@@ -482,7 +483,9 @@ func (c *Conn) appendMessage(dst []byte) (MessageType, []byte, error) {
 			dst = dst[:len(dst)+n]
 		}
 		if err != nil {
-			c.chunk = slices.Clone(dst[start:]) // for the call after a timeout
+			if isTimeout(err) {
+				c.chunk = slices.Clone(dst[start:]) // for the next call
+			}
 			return 0, dst[:start], err
 		}
 		if c.end {
@@ -845,6 +848,7 @@ func (c *Conn) putFrame(first byte, p []byte, w *messageWriter) error {
 	} else {
 		out.b = appendFrame(out.b, first, p, c.client)
 	}
+	c.crowded = c.crowded || c.reading
 	if c.more && len(out.b) < batchSize {
 		c.replies = true
 		c.writeWithin(batchDelay)
@@ -990,14 +994,18 @@ func (c *Conn) writeLate() {
 	}
 }
 
-// beforeWait lets replies go before a read that may wait. It does not wait for
-// a goroutine that is writing already: the peer in turn may be waiting for this
-// side to read. The timer has the replies written then.
+// beforeWait lets replies go before a read that may wait. Where the reader is the
+// only one to write, it does that itself. Else it does not wait for what others
+// have written: the peer in turn may be waiting for this side to read.
 func (c *Conn) beforeWait() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.more = false
-	if c.replies && !c.writing {
+	switch {
+	case !c.replies:
+	case c.crowded && c.closer != nil:
+		c.writeWithin(0)
+	case !c.writing:
 		c.flush()
 	}
 }
@@ -1114,7 +1122,8 @@ func (c *Conn) CloseWith(code CloseCode, reason string) error {
 	e := &CloseError{Code: code, Reason: reason, by: byUs}
 	c.mu.Lock()
 	c.startWatchdog()
-	first := c.writable() == nil
+	first := c.writable() == nil && c.rerr == nil
+	hopeless := c.phase == shaking || c.broken || c.dec.hixie && c.writer != nil
 	c.putClose(e)
 	c.stopReading(e)
 	c.turn.Broadcast()
@@ -1125,7 +1134,8 @@ func (c *Conn) CloseWith(code CloseCode, reason string) error {
 		}
 		return c.flush()
 	}
-	if c.phase == shaking || c.broken { // no answer can come
+	if hopeless { // as the peer cannot be told
+		first = false
 		c.mu.Unlock()
 		c.shut()
 		c.mu.Lock()
@@ -1277,7 +1287,7 @@ func (c *Conn) shut() error {
 // is over. mu is held.
 func (c *Conn) startWatchdog() {
 	if c.watchdog == nil && c.closer != nil && !c.shutdown {
-		c.watchdog = time.AfterFunc(cmp.Or(c.opts.CloseTimeout, closeTimeout), func() {
+		c.watchdog = time.AfterFunc(cmp.Or(max(0, c.opts.CloseTimeout), closeTimeout), func() {
 			c.late.Store(true)
 			c.shut()
 		})
