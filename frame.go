@@ -317,7 +317,7 @@ func (d *decoder) next(b []byte) (piece, int, error) {
 		var h header
 		h, size = parseHeader(b)
 		if len(b) >= 2 {
-			if err := d.checkHeader(h); err != nil {
+			if err := d.checkHeader(h, b[1]&lengthBits); err != nil {
 				return piece{}, 0, err
 			}
 		}
@@ -354,8 +354,9 @@ func (d *decoder) control(h header, b []byte, size int) (piece, int, error) {
 }
 
 // checkHeader checks what the first two bytes of a header tell, each against
-// its rule in RFC 6455.
-func (d *decoder) checkHeader(h header) error {
+// its rule in RFC 6455. The second holds the length, or what stands for a longer
+// form of it.
+func (d *decoder) checkHeader(h header, length byte) error {
 	isControl := h.opcode&0x8 != 0
 	switch {
 	case h.rsv != 0: // 5.2: no extension gives these bits a meaning
@@ -368,7 +369,7 @@ func (d *decoder) checkHeader(h header) error {
 		return failure(CloseProtocolError, "a frame from the server is masked")
 	case isControl && !h.fin: // 5.5
 		return failure(CloseProtocolError, "a control frame is fragmented")
-	case isControl && h.length > maxControl: // 5.5
+	case isControl && length > maxControl: // 5.5
 		return failure(CloseProtocolError, "a control frame is longer than 125 bytes")
 	case h.opcode == opContinuation && d.typ == 0: // 5.4
 		return failure(CloseProtocolError, "a continuation has no message to continue")
@@ -459,10 +460,18 @@ func (d *decoder) nextHixie(b []byte) (piece, int, error) {
 	if end {
 		p = b[:i]
 	}
-	n += len(p)
-	if uint64(len(p)) > d.limit-d.size {
+	room := d.limit - d.size
+	tooBig := uint64(len(p)) > room
+	if tooBig { // the first fault counts, so look at what comes before
+		p, end = p[:room], false
+	}
+	if d.kind == hixieText && (!d.text.check(p) || end && !d.text.whole()) {
+		return piece{}, 0, failure(CloseInvalidPayload, "a text is not valid UTF-8")
+	}
+	if tooBig {
 		return piece{}, 0, failure(CloseTooBig, "a message is larger than allowed")
 	}
+	n += len(p)
 	d.size += uint64(len(p))
 	kind := d.kind
 	if end {
@@ -471,9 +480,6 @@ func (d *decoder) nextHixie(b []byte) (piece, int, error) {
 	}
 	if kind == hixieSkip {
 		return piece{}, n, nil
-	}
-	if !d.text.check(p) || end && !d.text.whole() {
-		return piece{}, 0, failure(CloseInvalidPayload, "a text is not valid UTF-8")
 	}
 	return piece{opcode: opText, end: end, payload: p}, n, nil
 }
@@ -484,7 +490,7 @@ func (d *decoder) beginBlock(b []byte) (piece, int, error) {
 	var length uint64
 	for i := 1; i < len(b); i++ {
 		length = length<<7 | uint64(b[i]&0x7F)
-		if length > d.limit || i > 10 {
+		if i > 9 || length > d.limit { // nine bytes hold 63 bits
 			return piece{}, 0, failure(CloseTooBig, "a message is larger than allowed")
 		}
 		if b[i] >= 0x80 {
