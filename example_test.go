@@ -103,7 +103,7 @@ func ExampleGetRequest() {
 
 	req, err := websocket.GetRequest(h)
 	if bad, ok := errors.AsType[*websocket.HandshakeError](err); ok {
-		websocket.PutRefusal(h, bad.Status, bad.Error())
+		websocket.PutRefusal(h, bad.Status, bad.Reason)
 	}
 	if err != nil {
 		log.Fatal(err)

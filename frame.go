@@ -66,6 +66,17 @@ const (
 	Binary MessageType = opBinary // any bytes; hixie-76 has no such messages
 )
 
+// String returns "text" or "binary".
+func (t MessageType) String() string {
+	switch t {
+	case Text:
+		return "text"
+	case Binary:
+		return "binary"
+	}
+	return "message type " + strconv.Itoa(int(t))
+}
+
 // The opcodes of RFC 6455, section 11.8.
 const (
 	opContinuation = 0x0
@@ -89,8 +100,9 @@ const (
 	maxHeader  = 14  // bytes of the longest frame header
 	maxControl = 125 // payload bytes of a control frame (RFC 6455, section 5.5)
 
-	// maxFragments bounds what a peer can make of one message at no cost in
-	// payload: 16 Ki frames.
+	// maxFragments is how many frames a message may have, or one for every 64
+	// bytes that it may have if that is more. Without a limit, a message of
+	// empty frames would never end.
 	maxFragments = 16 << 10
 )
 
@@ -275,7 +287,7 @@ type decoder struct {
 	// The message in progress.
 	typ       MessageType // 0 between messages
 	size      uint64      // bytes announced so far
-	fragments int
+	fragments uint64
 	text      utf8Checker
 
 	// The frame in progress.
@@ -389,9 +401,9 @@ func (d *decoder) begin(h header) error {
 	case h.length>>63 != 0: // 5.2
 		return failure(CloseProtocolError, "the top bit of a length is set")
 	case h.length > d.limit-d.size:
-		return failure(CloseTooBig, "a message is larger than allowed")
-	case d.fragments > maxFragments:
-		return failure(ClosePolicy, "a message has too many fragments")
+		return failure(CloseMessageTooBig, "a message is larger than allowed")
+	case d.fragments > max(maxFragments, d.limit/64):
+		return failure(ClosePolicyViolation, "a message has too many fragments")
 	}
 	d.size += h.length
 	d.kind, d.fin, d.left, d.key = payload, h.fin, h.length, h.key
@@ -469,7 +481,7 @@ func (d *decoder) nextHixie(b []byte) (piece, int, error) {
 		return piece{}, 0, failure(CloseInvalidPayload, "a text is not valid UTF-8")
 	}
 	if tooBig {
-		return piece{}, 0, failure(CloseTooBig, "a message is larger than allowed")
+		return piece{}, 0, failure(CloseMessageTooBig, "a message is larger than allowed")
 	}
 	n += len(p)
 	d.size += uint64(len(p))
@@ -491,7 +503,7 @@ func (d *decoder) beginBlock(b []byte) (piece, int, error) {
 	for i := 1; i < len(b); i++ {
 		length = length<<7 | uint64(b[i]&0x7F)
 		if i > 9 || length > d.limit { // nine bytes hold 63 bits
-			return piece{}, 0, failure(CloseTooBig, "a message is larger than allowed")
+			return piece{}, 0, failure(CloseMessageTooBig, "a message is larger than allowed")
 		}
 		if b[i] >= 0x80 {
 			continue
@@ -520,29 +532,29 @@ func (d *decoder) holdsFrame(b []byte) bool {
 type CloseCode uint16
 
 const (
-	CloseNormal         CloseCode = 1000
-	CloseGoingAway      CloseCode = 1001 // the server stops, or the page is left
-	CloseProtocolError  CloseCode = 1002
-	CloseUnsupported    CloseCode = 1003 // type of message
-	CloseNoStatus       CloseCode = 1005 // stands for a close frame without a code
-	CloseInvalidPayload CloseCode = 1007 // text that is not UTF-8
-	ClosePolicy         CloseCode = 1008
-	CloseTooBig         CloseCode = 1009 // message
-	CloseInternalError  CloseCode = 1011
-	CloseTryAgainLater  CloseCode = 1013
+	CloseNormal          CloseCode = 1000
+	CloseGoingAway       CloseCode = 1001 // the server stops, or the page is left
+	CloseProtocolError   CloseCode = 1002
+	CloseUnsupportedData CloseCode = 1003 // type of message
+	CloseNoStatus        CloseCode = 1005 // stands for a close frame without a code
+	CloseInvalidPayload  CloseCode = 1007 // text that is not UTF-8
+	ClosePolicyViolation CloseCode = 1008
+	CloseMessageTooBig   CloseCode = 1009 // message
+	CloseInternalError   CloseCode = 1011
+	CloseTryAgainLater   CloseCode = 1013
 )
 
 var closeNames = map[CloseCode]string{
-	CloseNormal:         "normal closure",
-	CloseGoingAway:      "going away",
-	CloseProtocolError:  "protocol error",
-	CloseUnsupported:    "unsupported data",
-	CloseNoStatus:       "no status",
-	CloseInvalidPayload: "invalid payload",
-	ClosePolicy:         "policy violation",
-	CloseTooBig:         "message too big",
-	CloseInternalError:  "internal error",
-	CloseTryAgainLater:  "try again later",
+	CloseNormal:          "normal closure",
+	CloseGoingAway:       "going away",
+	CloseProtocolError:   "protocol error",
+	CloseUnsupportedData: "unsupported data",
+	CloseNoStatus:        "no status",
+	CloseInvalidPayload:  "invalid payload",
+	ClosePolicyViolation: "policy violation",
+	CloseMessageTooBig:   "message too big",
+	CloseInternalError:   "internal error",
+	CloseTryAgainLater:   "try again later",
 }
 
 // String returns the number and, where the standard has one, the name.

@@ -291,7 +291,7 @@ func wireRules() []wireRule {
 		in   = []wireFrame
 		want = []wireMessage
 	)
-	const protocol, invalid, tooBig = CloseProtocolError, CloseInvalidPayload, CloseTooBig
+	const protocol, invalid, tooBig = CloseProtocolError, CloseInvalidPayload, CloseMessageTooBig
 	x := func(n int) string { return strings.Repeat("x", n) }
 
 	rules := []wireRule{
@@ -838,7 +838,7 @@ func TestFragments(t *testing.T) {
 					if err != errStall || out.Len() > 0 {
 						t.Errorf("a second message of 16 Ki fragments: %v", err)
 					}
-				} else if sent, _ := parseWire(out.Bytes(), client); !errors.As(err, &ce) || ce.Code != ClosePolicy ||
+				} else if sent, _ := parseWire(out.Bytes(), client); !errors.As(err, &ce) || ce.Code != ClosePolicyViolation ||
 					len(sent) != 1 || !strings.HasPrefix(sent[0].p, "\x03\xf0") {
 					t.Errorf("one fragment more: %v, sent %+v", err, sent)
 				}
@@ -852,7 +852,7 @@ func TestFragments(t *testing.T) {
 					_, err = read.all(newConn(wireStream{stream, io.Discard}, nil, client))
 				})
 				var ce *CloseError
-				if !errors.As(err, &ce) || ce.Code != ClosePolicy {
+				if !errors.As(err, &ce) || ce.Code != ClosePolicyViolation {
 					t.Errorf("%s: 100,000 empty fragments: %v", read.name, err)
 				}
 				if limit := (maxFragments+2)*len(empty) + inputSize; n > 64<<10 || endless.read > limit {
@@ -897,7 +897,7 @@ func TestClaims(t *testing.T) {
 
 // TestHeader encodes and parses headers at all the bounds of their forms.
 func TestHeader(t *testing.T) {
-	lengths := []int{0, 1, 124, 125, 126, 127, 128, 255, 256, 65534, 65535, 65536, 65537, 1 << 31, 1<<32 - 1, 1 << 40, math.MaxInt64}
+	lengths := []int{0, 1, 124, 125, 126, 127, 128, 255, 256, 65534, 65535, 65536, 65537, math.MaxInt >> 40, math.MaxInt >> 7, math.MaxInt - 1, math.MaxInt}
 	sizes := func(n int) int {
 		switch {
 		case n < 126:
@@ -958,6 +958,31 @@ func TestHeader(t *testing.T) {
 		if h, size := parseHeader([]byte(in)); h.length != want || size != len(in) {
 			t.Errorf("%q: length %d in %d bytes", in, h.length, size)
 		}
+	}
+}
+
+// TestHoldsFrame shows that no start of a frame is taken for the whole.
+func TestHoldsFrame(t *testing.T) {
+	for _, masked := range []bool{false, true} {
+		d := decoder{masked: masked}
+		for _, n := range []int{0, 1, 125, 126, 65536} {
+			b := wf(0x82, strings.Repeat("a", n)).append(nil, masked, false)
+			for cut := 0; cut < len(b); cut += 1 + cut/20 {
+				if d.holdsFrame(b[:cut]) {
+					t.Errorf("%d bytes, masked=%v: held by the first %d of %d", n, masked, cut, len(b))
+				}
+			}
+			if d.holdsFrame(b[:len(b)-1]) || !d.holdsFrame(b) || !d.holdsFrame(append(b, 0x81)) {
+				t.Errorf("%d bytes, masked=%v: not held as it should be", n, masked)
+			}
+		}
+		if b := (wireFrame{first: 0x82, claim: math.MaxUint64}).append(nil, masked, false); d.holdsFrame(b) {
+			t.Errorf("masked=%v: the largest length is held", masked)
+		}
+	}
+	d := decoder{hixie: true}
+	if d.holdsFrame(nil) || d.holdsFrame([]byte("\x00a")) || !d.holdsFrame([]byte("\x00a\xff")) || !d.holdsFrame([]byte("\x00\xff\x00")) {
+		t.Error("a hixie-76 text is not held as it should be")
 	}
 }
 
@@ -1122,7 +1147,7 @@ func hixieRules() []hixieRule {
 		slices.Reverse(b)
 		return string(b)
 	}
-	const invalid, tooBig = CloseInvalidPayload, CloseTooBig
+	const invalid, tooBig = CloseInvalidPayload, CloseMessageTooBig
 
 	rules := []hixieRule{
 		{name: "text", in: "\x00Hello\xff", want: []string{"Hello"}},
@@ -1162,7 +1187,9 @@ func hixieRules() []hixieRule {
 
 		{name: "ends within a rune", in: "\x00\xe2\x82\xff", code: invalid},
 		{name: "ends within a rune, not held against the next", in: "\x00\xe2\x82\xac\xff\x00\xac\xff", want: []string{"€"}, code: invalid},
-		{name: "the first fault counts", in: "\x00\x80" + x(1001), code: invalid},
+		{name: "the first fault counts, of a rune", in: "\x00\x80" + x(1001), code: invalid},
+		{name: "the first fault counts, of a size", in: "\x00" + x(1001) + "\x80", code: tooBig},
+		{name: "over the limit within a rune", in: "\x00" + x(999) + "\xe2\x82", code: tooBig},
 	}
 	for first := 0x01; first <= 0x7F; first++ {
 		rules = append(rules, hixieRule{name: fmt.Sprintf("type %02X", first), in: string([]byte{byte(first)}) +
@@ -1533,7 +1560,7 @@ func TestCloseError(t *testing.T) {
 		{CloseError{Code: CloseInternalError}, "websocket: closed by the peer: 1011 (internal error)", nil},
 		{CloseError{Code: 4000}, "websocket: closed by the peer: 4000", nil},
 		{CloseError{Code: CloseNormal, by: byPeerEarly}, "websocket: closed by the peer within a message: 1000 (normal closure)", io.ErrUnexpectedEOF},
-		{CloseError{Code: ClosePolicy, Reason: "slow", by: byUs}, "websocket: closed: 1008 (policy violation): slow", net.ErrClosed},
+		{CloseError{Code: ClosePolicyViolation, Reason: "slow", by: byUs}, "websocket: closed: 1008 (policy violation): slow", net.ErrClosed},
 		{*failure(CloseProtocolError, "bad"), "websocket: connection failed: 1002 (protocol error): bad", nil},
 		{*failure(CloseNormal, ""), "websocket: connection failed: 1000 (normal closure)", nil},
 	} {

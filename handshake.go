@@ -24,21 +24,16 @@ import (
 // GetRequest.
 func ShakeHands(rw io.ReadWriter) (*Request, error) {
 	req, err := GetRequest(rw)
-	if err == nil {
-		if c, ok := rw.(*Conn); ok {
-			req.Protocol = c.opts.chooseProtocol(req.Protocols)
-		} else if req.Version != RFC6455 {
-			err = &HandshakeError{Status: http.StatusUpgradeRequired, reason: "hixie-76 needs a Conn from NewConn, not a bare stream"}
-		}
+	if _, ok := rw.(*Conn); err == nil && !ok && req.Version != RFC6455 {
+		err = &HandshakeError{Status: http.StatusUpgradeRequired, Reason: "hixie-76 needs a Conn from NewConn, not a bare stream"}
 	}
 	if err == nil {
 		err = PutResponse(rw, req)
 	}
+	if refusal, ok := errors.AsType[*HandshakeError](err); ok {
+		PutRefusal(rw, refusal.Status, refusal.Reason)
+	}
 	if err != nil {
-		var he *HandshakeError
-		if errors.As(err, &he) {
-			PutRefusal(rw, he.Status, he.explain())
-		}
 		return nil, err
 	}
 	return req, nil
@@ -175,7 +170,7 @@ func (c *Conn) refuse(status int, reason string, response []byte) error {
 		return err
 	}
 	err := c.putBytes(response)
-	c.stopReading(&HandshakeError{Status: status, reason: reason})
+	c.stopReading(&HandshakeError{Status: status, Reason: reason})
 	c.phase, c.werr = refused, cmp.Or(c.werr, c.rerr)
 	return err
 }

@@ -90,33 +90,21 @@ type Request struct {
 // A HandshakeError says why an opening handshake failed. [errors.As] finds it
 // in the error of every function that shakes hands.
 type HandshakeError struct {
-	// Status is the HTTP status for the refusal. PutRefusal sends it.
-	Status int
+	Status int    // the HTTP status for PutRefusal
+	Field  string // the header field that caused the error, or empty
+	Reason string // a sentence that repeats nothing the client sent
 
-	// Field is the name of the header field that was to blame, or empty.
-	Field string
-
-	reason string
-	err    error
+	err error
 }
 
-// Error returns the field and what is wrong with it.
+// Error returns the reason.
 func (e *HandshakeError) Error() string {
-	return "websocket: bad handshake: " + e.explain()
+	return "websocket: opening handshake failed: " + e.Reason
 }
 
 // Unwrap returns the error behind e, such as [os.ErrDeadlineExceeded] for a
 // client that did not finish its handshake in time, or nil.
 func (e *HandshakeError) Unwrap() error { return e.err }
-
-// explain returns the sentence that is fit for the client, too: it repeats
-// nothing that the client sent.
-func (e *HandshakeError) explain() string {
-	if e.Field != "" {
-		return e.Field + " " + e.reason
-	}
-	return e.reason
-}
 
 // GetRequest reads a client's opening handshake from r. It sends nothing:
 // [PutResponse] accepts the client and [PutRefusal] turns it away, which lets
@@ -148,6 +136,7 @@ func GetRequest(r io.Reader) (*Request, error) {
 		return nil, err
 	}
 	_, req.Secure = r.(interface{ ConnectionState() tls.ConnectionState })
+	req.Protocol = c.opts.chooseProtocol(req.Protocols)
 	return req, nil
 }
 
@@ -178,13 +167,13 @@ func (s *headScanner) scan(b []byte) (int, error) {
 	const method = "GET "
 	for i, c := range b {
 		if s.n == maxHead {
-			return i, &HandshakeError{Status: http.StatusRequestHeaderFieldsTooLarge, reason: "the head is larger than 8 KiB"}
+			return i, &HandshakeError{Status: http.StatusRequestHeaderFieldsTooLarge, Reason: "the head is larger than 8 KiB"}
 		}
 		if s.n < len(method) && c != method[s.n] {
 			if 'A' <= c && c <= 'Z' || s.n > 0 && c == ' ' {
-				return i, &HandshakeError{Status: http.StatusMethodNotAllowed, reason: "the method is not GET"}
+				return i, &HandshakeError{Status: http.StatusMethodNotAllowed, Reason: "the method is not GET"}
 			}
-			return i, badRequest("", "this is no HTTP request")
+			return i, badRequest("", "not an HTTP request")
 		}
 		s.n++
 		switch {
@@ -196,7 +185,7 @@ func (s *headScanner) scan(b []byte) (int, error) {
 		case c == '\n' && s.state == afterCR:
 			s.state = lineStart
 			if s.lines++; s.lines > 1+maxFields {
-				return i, &HandshakeError{Status: http.StatusRequestHeaderFieldsTooLarge, reason: "the head has more than 100 fields"}
+				return i, &HandshakeError{Status: http.StatusRequestHeaderFieldsTooLarge, Reason: "the head has more than 100 fields"}
 			}
 		case c == '\n' && s.state == afterEndCR:
 			s.state = headEnd
@@ -224,7 +213,7 @@ func (c *Conn) readRequest() (*Request, error) {
 	c.limitRead(cmp.Or(c.opts.HandshakeTimeout, handshakeTimeout))
 	req, err := c.scanRequest()
 	if c.limitRead(-1) && errors.Is(err, os.ErrDeadlineExceeded) {
-		err = &HandshakeError{Status: http.StatusRequestTimeout, reason: "the handshake took too long", err: err}
+		err = &HandshakeError{Status: http.StatusRequestTimeout, Reason: "the handshake took too long", err: err}
 	}
 	return req, c.endRead(err)
 }
@@ -325,7 +314,7 @@ func parseHead(head string) (*Request, error) {
 			return nil, badRequest("", "the request line has no HTTP version")
 		}
 		if proto < "HTTP/1.1" || proto > "HTTP/1.9" {
-			return nil, &HandshakeError{Status: http.StatusHTTPVersionNotSupported, reason: "the HTTP version is not 1.1"}
+			return nil, &HandshakeError{Status: http.StatusHTTPVersionNotSupported, Reason: "the HTTP version is not 1.1"}
 		}
 	}
 	if err := req.checkHead(); err != nil {
@@ -356,11 +345,11 @@ func newRequest(host, path string, header http.Header) (*Request, error) {
 
 	switch {
 	case !hasToken(header["Upgrade"], "websocket"):
-		return nil, &HandshakeError{Status: http.StatusUpgradeRequired, Field: "Upgrade", reason: "does not ask for websocket"}
+		return nil, &HandshakeError{Status: http.StatusUpgradeRequired, Field: "Upgrade", Reason: "the field Upgrade does not ask for a WebSocket"}
 	case !hasToken(header["Connection"], "upgrade"):
 		return nil, badRequest("Connection", "does not hold upgrade")
 	case version != "" && version != "13":
-		return nil, &HandshakeError{Status: http.StatusUpgradeRequired, Field: "Sec-WebSocket-Version", reason: "is not 13"}
+		return nil, &HandshakeError{Status: http.StatusUpgradeRequired, Field: "Sec-WebSocket-Version", Reason: "Sec-WebSocket-Version is not 13"}
 	case req.Key != "" && version == "":
 		return nil, badRequest("Sec-WebSocket-Version", "is missing")
 	case req.Key != "" || version != "":
@@ -449,7 +438,10 @@ func (r *Request) checkHead() error {
 
 // badRequest returns an error for a client that is to blame.
 func badRequest(field, reason string) *HandshakeError {
-	return &HandshakeError{Status: http.StatusBadRequest, Field: field, reason: reason}
+	if field != "" {
+		reason = field + " " + reason
+	}
+	return &HandshakeError{Status: http.StatusBadRequest, Field: field, Reason: reason}
 }
 
 // single returns the value of a field that a head may have only once, or an

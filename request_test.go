@@ -809,14 +809,14 @@ func TestGetRequestShuffled(t *testing.T) {
 func TestHandshakeError(t *testing.T) {
 	t.Parallel()
 	var he *HandshakeError
-	err := error(&HandshakeError{Status: 400, Field: "Host", reason: "is missing", err: os.ErrDeadlineExceeded})
+	err := error(&HandshakeError{Status: 400, Field: "Host", Reason: "Host is missing", err: os.ErrDeadlineExceeded})
 	if !errors.As(err, &he) || !errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, io.EOF) {
 		t.Error("errors.As or errors.Is fails")
 	}
-	if got, want := err.Error(), "websocket: bad handshake: Host is missing"; got != want {
+	if got, want := err.Error(), "websocket: opening handshake failed: Host is missing"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
-	if got, want := (&HandshakeError{reason: "no"}).Error(), "websocket: bad handshake: no"; got != want {
+	if got, want := (&HandshakeError{Reason: "no"}).Error(), "websocket: opening handshake failed: no"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
 	for v, want := range map[Version]string{RFC6455: "RFC 6455", Hixie76: "hixie-76", 8: "unknown version"} {

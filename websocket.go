@@ -98,7 +98,7 @@ import (
 // defaults. Functions that take Options copy them.
 type Options struct {
 	// MaxMessage is the size of the largest message that is accepted, in
-	// bytes. A peer that announces a larger one is closed with CloseTooBig
+	// bytes. A peer that announces a larger one is closed with CloseMessageTooBig
 	// before the payload is read. 0 means 1 MiB; a negative number means no
 	// limit, for a program that streams with NextReader.
 	MaxMessage int64
@@ -137,7 +137,7 @@ var (
 	errNotUTF8    = errors.New("websocket: text is not valid UTF-8")
 	errUnfinished = errors.New("websocket: the opening handshake is not finished")
 	errShaken     = errors.New("websocket: the opening handshake is over")
-	errStale      = errors.New("websocket: the message of this reader or writer is over")
+	errStale      = errors.New("websocket: use of a reader or writer after the end of its message")
 )
 
 // inputs holds buffers of type *[inputSize]byte.
@@ -815,7 +815,7 @@ func (c *Conn) isHixie() bool {
 func (c *Conn) beginWrite(t MessageType) error {
 	switch {
 	case t != Text && t != Binary:
-		return fmt.Errorf("websocket: there is no message type %d", t)
+		return fmt.Errorf("websocket: there is no %v", t)
 	case t == Binary && c.dec.hixie:
 		return fmt.Errorf("websocket: hixie-76 has no binary messages: %w", errors.ErrUnsupported)
 	}

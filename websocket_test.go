@@ -927,7 +927,7 @@ func TestFailureReachesPeer(t *testing.T) {
 	}{
 		{"unmasked", []byte("\x81\x00"), CloseProtocolError},
 		{"not UTF-8", []byte("\x81\x81\x00\x00\x00\x00\xff"), CloseInvalidPayload},
-		{"too big", []byte("\x82\xff\x00\x00\x00\x01\x00\x00\x00\x00\x00\x00\x00\x00"), CloseTooBig},
+		{"too big", []byte("\x82\xff\x00\x00\x00\x01\x00\x00\x00\x00\x00\x00\x00\x00"), CloseMessageTooBig},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			socket, peer := socketPair(t, "tcp", "127.0.0.1:0")
@@ -1050,7 +1050,7 @@ func TestCloseErrorIs(t *testing.T) {
 		{CloseError{CloseNormal, "", byPeer}, true, false, "websocket: closed by the peer: 1000 (normal closure)"},
 		{CloseError{CloseGoingAway, "", byPeer}, true, false, ""},
 		{CloseError{CloseNoStatus, "", byPeer}, true, false, ""},
-		{CloseError{CloseTooBig, "why", byPeer}, false, false, "websocket: closed by the peer: 1009 (message too big): why"},
+		{CloseError{CloseMessageTooBig, "why", byPeer}, false, false, "websocket: closed by the peer: 1009 (message too big): why"},
 		{CloseError{4000, "", byPeer}, false, false, "websocket: closed by the peer: 4000"},
 		{CloseError{CloseNormal, "", byUs}, true, true, "websocket: closed: 1000 (normal closure)"},
 		{CloseError{4000, "", byUs}, false, true, ""},

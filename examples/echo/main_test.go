@@ -223,7 +223,7 @@ func TestRude(t *testing.T) {
 	}
 	garbage.expectEOF(t)
 	garbage.Close()
-	if got, want := s.line(t), "websocket: bad handshake: "; !strings.HasPrefix(got, want) {
+	if got, want := s.line(t), "websocket: opening handshake failed: "; !strings.HasPrefix(got, want) {
 		t.Errorf("the server printed %q, want %q first", got, want)
 	}
 

@@ -62,7 +62,7 @@ func talkTo(h *websocket.Conn, allow string) {
 func shakeHands(h *websocket.Conn, allow string) error {
 	req, err := websocket.GetRequest(h)
 	if bad, ok := errors.AsType[*websocket.HandshakeError](err); ok {
-		websocket.PutRefusal(h, bad.Status, bad.Error())
+		websocket.PutRefusal(h, bad.Status, bad.Reason)
 	}
 	if err != nil {
 		return err

@@ -151,7 +151,7 @@ func TestRefused(t *testing.T) {
 		{
 			"version", "Sec-WebSocket-Version: 8\r\nOrigin: " + allowed + "\r\n",
 			http.StatusUpgradeRequired, "Sec-WebSocket-Version is not 13",
-			"websocket: bad handshake: Sec-WebSocket-Version is not 13",
+			"websocket: opening handshake failed: Sec-WebSocket-Version is not 13",
 		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
