@@ -14,19 +14,19 @@ import (
 	"unicode/utf8"
 )
 
-// GetFrame returns the payload of the next whole message from rw, text or
-// binary, put together from its fragments. The slice is the caller's to keep.
-// It answers pings and closing handshakes on the way.
+// GetFrame returns the payload of the next whole message, text or binary, put
+// together from its fragments. The slice is the caller's to keep. While it waits,
+// GetFrame answers pings and the peer's closing handshake. It does not tell the type
+// of the message; [Conn.ReadMessage] does.
 //
-// At the end GetFrame returns io.EOF: after an orderly closing handshake,
-// whichever side began it, and when rw ends between two messages. An end
-// within a message is io.ErrUnexpectedEOF. A peer that breaks the protocol, or
-// closes with a code that stands for a fault, gives a [*CloseError].
+// At the end GetFrame returns io.EOF itself: after an orderly closing handshake, after
+// any Close method of this side, and if rw ends between two messages. If rw ends
+// within a message, the error is io.ErrUnexpectedEOF. If the peer breaks the protocol,
+// or closes the connection with a code that stands for a fault, it is a [*CloseError].
 //
-// On a [Conn] this is [Conn.ReadMessage] with the end made simple. Any other
-// rw is taken for a stream from an RFC 6455 client; GetFrame reads up to the
-// end of the message and not one byte further. It keeps nothing between two
-// calls, so that an error within a message is final there.
+// If rw is not a [Conn], GetFrame takes it for a stream from an RFC 6455 client and
+// does not read past the end of the message. It keeps nothing between calls, so an
+// error within a message, even a timeout, cannot be recovered from.
 func GetFrame(rw io.ReadWriter) ([]byte, error) {
 	c, ok := rw.(*Conn)
 	if !ok {
@@ -39,12 +39,12 @@ func GetFrame(rw io.ReadWriter) ([]byte, error) {
 	return p, err
 }
 
-// PutFrame writes p as one text message, with one call of w.Write. It keeps no
-// reference to p. Text is UTF-8; PutFrame refuses anything else and writes
-// nothing.
+// PutFrame sends p as one text message, with one call of w.Write. It keeps no
+// reference to p. If p is not UTF-8, PutFrame returns an error and sends nothing; use
+// [Conn.WriteMessage] to send binary messages.
 //
-// On a [Conn] this is [Conn.WriteMessage]. Any other w is taken for a stream
-// to an RFC 6455 client. That is all it can know: hixie-76 needs a Conn.
+// If w is not a [Conn], PutFrame takes it for a stream to an RFC 6455 client. To serve
+// clients of hixie-76, use a Conn.
 func PutFrame(w io.Writer, p []byte) error {
 	if c, ok := w.(*Conn); ok {
 		return c.WriteMessage(Text, p)

@@ -863,6 +863,24 @@ func TestFragments(t *testing.T) {
 	}
 }
 
+// TestFragmentLimit shows how many fragments a message may have, which depends
+// on how large it may be.
+func TestFragmentLimit(t *testing.T) {
+	for limit, want := range map[uint64]int{0: 16 << 10, 1000: 16 << 10, 1 << 20: 16 << 10, 1<<20 + 64: 16<<10 + 1, 4 << 20: 64 << 10} {
+		d := decoder{limit: limit}
+		n := 0
+		var err error
+		for b := []byte{opBinary, 0}; err == nil; b[0] = opContinuation {
+			if _, _, err = d.next(b); err == nil {
+				n++
+			}
+		}
+		if n != want {
+			t.Errorf("a message of up to %d bytes may have %d fragments, want %d", limit, n, want)
+		}
+	}
+}
+
 // TestClaims shows that memory grows with what arrives, not with what a peer
 // announces.
 func TestClaims(t *testing.T) {
@@ -1544,6 +1562,14 @@ func TestCloseCodes(t *testing.T) {
 		}
 		if err := c.WriteMessage(Text, nil); (err != nil) != tt.ok {
 			t.Errorf("after CloseWith(%d, %d bytes): %v", tt.code, len(tt.reason), err)
+		}
+	}
+}
+
+func TestMessageType(t *testing.T) {
+	for typ, want := range map[MessageType]string{Text: "text", Binary: "binary", 0: "message type 0", 255: "message type 255"} {
+		if got := typ.String(); got != want {
+			t.Errorf("%d is %q, want %q", uint8(typ), got, want)
 		}
 	}
 }

@@ -9,19 +9,16 @@ import (
 	"slices"
 )
 
-// ShakeHands reads a client's opening handshake and accepts it, whatever its
-// host, path and origin are. It returns the request for information only. Use
-// it right after the connection has been made; to filter clients by their
-// requests use [GetRequest] and [PutResponse] instead.
+// ShakeHands reads a client's opening handshake and accepts it, whatever its host, path
+// and origin are. It returns the request for information only. To filter clients by
+// their requests, use [GetRequest] and [PutResponse] instead.
 //
-// A [Conn] accepts both versions of the protocol and the first of
-// Options.Protocols that the client offers. Any other rw accepts RFC 6455 only:
-// a stream without memory cannot know that its client speaks hixie-76, so wrap
-// it with [NewConn].
+// If the request is not a valid handshake, ShakeHands sends a refusal and returns a
+// [*HandshakeError]. Its other errors are those of GetRequest and of rw.
 //
-// A client that does not ask for a WebSocket as it should is sent a refusal.
-// The error is then a [*HandshakeError]. Otherwise it is that of rw; see
-// GetRequest.
+// A [Conn] speaks both versions of the protocol. If rw is not a Conn, ShakeHands refuses
+// clients of hixie-76, because the functions that are called next could not know the
+// version; wrap the stream with [NewConn] to serve them.
 func ShakeHands(rw io.ReadWriter) (*Request, error) {
 	req, err := GetRequest(rw)
 	if _, ok := rw.(*Conn); err == nil && !ok && req.Version != RFC6455 {
@@ -50,13 +47,12 @@ func (o *Options) chooseProtocol(offered []string) string {
 	return ""
 }
 
-// PutResponse accepts the client that sent req: it writes the response of
-// [CreateResponse], with one call of w.Write, and thereby ends the opening
-// handshake. To choose a subprotocol set req.Protocol before.
+// PutResponse accepts the client that sent req: it writes the response that
+// [CreateResponse] returns, with one call of w.Write. That ends the opening handshake.
+// If w is a [Conn], it then speaks the version of req.
 //
-// On a [Conn] it also settles which version the Conn speaks. A request that
-// GetRequest would have refused, or with a Protocol that the client did not
-// offer, is a [*HandshakeError], and nothing is written.
+// If req is not valid, or req.Protocol is not one that the client offers, PutResponse
+// returns a [*HandshakeError] and writes nothing, so that PutRefusal may follow.
 func PutResponse(w io.Writer, req *Request) error {
 	if err := req.check(); err != nil {
 		return err
@@ -68,9 +64,9 @@ func PutResponse(w io.Writer, req *Request) error {
 	return writeFull(w, response)
 }
 
-// PutRefusal turns a client away: it writes an HTTP response with the status,
-// which is to be from 400 to 599, and the reason as a text for people. Nothing
-// but closing the connection can follow. A [Conn] refuses to do anything else.
+// PutRefusal turns a client away: it writes an HTTP response with the status, which must
+// be from 400 to 599, and the reason as a plain-text body. After that the connection is
+// to be closed. If w is a [Conn], later calls that read or write return an error.
 func PutRefusal(w io.Writer, status int, reason string) error {
 	if status < 400 || status > 599 {
 		return fmt.Errorf("websocket: %d is no HTTP status for a refusal", status)
@@ -92,9 +88,10 @@ func PutRefusal(w io.Writer, status int, reason string) error {
 	return writeFull(w, response)
 }
 
-// CreateResponse returns the response that accepts req, down to its last byte:
-// that of RFC 6455, section 4.2.2, or that of hixie-76 with the 16 bytes of its
-// token. It returns nil for a request that GetRequest would have refused.
+// CreateResponse returns the complete response that accepts req: that of RFC 6455,
+// section 4.2.2, or that of hixie-76, whose last 16 bytes are the token. It returns nil
+// if req is not valid, which never happens for a Request from GetRequest that has not
+// been changed.
 func CreateResponse(req *Request) []byte {
 	if req.check() != nil {
 		return nil

@@ -41,9 +41,9 @@ func (v Version) String() string {
 
 // A Request holds the contents of a client's opening handshake.
 //
-// [GetRequest] fills it in and has checked all of it. A server that accepts
-// the client may set Protocol, and Secure where it stands behind a proxy that
-// ends TLS; the other fields are for reading.
+// [GetRequest] returns it filled in and checked. Before a server accepts the client it
+// may change Protocol, and Secure if a proxy in front of it ends TLS. The other fields
+// are not to be changed.
 type Request struct {
 	// Version is the version of the protocol that the client speaks.
 	Version Version
@@ -52,8 +52,8 @@ type Request struct {
 	// port unless that is the default.
 	Host string
 
-	// Path is the resource that the client asked for: an absolute path and,
-	// behind a question mark, a query.
+	// Path is the resource that the client asked for, as it sent it: an absolute
+	// path, and a query behind a question mark. [net/url.ParseRequestURI] parses it.
 	Path string
 
 	// Origin is the origin of the page that opened the connection. It is
@@ -61,10 +61,9 @@ type Request struct {
 	// with Hixie76 it is never empty.
 	Origin string
 
-	// Secure is true if the connection runs over TLS. GetRequest can tell
-	// for a *tls.Conn. The response to a hixie-76 client depends on it: such
-	// a client compares the scheme of Sec-WebSocket-Location, ws or wss,
-	// with what it asked for.
+	// Secure is true if the connection runs over TLS. GetRequest sets it for a
+	// *tls.Conn. A client of hixie-76 compares the scheme in the response, ws or
+	// wss, with the one it asked for.
 	Secure bool
 
 	// Key1 and Key2 are the security keys of a hixie-76 client, Token the
@@ -79,16 +78,15 @@ type Request struct {
 	// of preference. A hixie-76 client offers at most one.
 	Protocols []string
 
-	// Protocol is the subprotocol that the server accepts, one of Protocols,
-	// or empty. It is to be set before the response is sent.
+	// Protocol is the subprotocol that the server accepts: one of Protocols, or
+	// empty.
 	Protocol string
 
 	// Header holds all fields of the head under their canonical names.
 	Header http.Header
 }
 
-// A HandshakeError says why an opening handshake failed. [errors.As] finds it
-// in the error of every function that shakes hands.
+// A HandshakeError says why an opening handshake failed.
 type HandshakeError struct {
 	Status int    // the HTTP status for PutRefusal
 	Field  string // the header field that caused the error, or empty
@@ -107,20 +105,18 @@ func (e *HandshakeError) Error() string {
 func (e *HandshakeError) Unwrap() error { return e.err }
 
 // GetRequest reads a client's opening handshake from r. It sends nothing:
-// [PutResponse] accepts the client and [PutRefusal] turns it away, which lets
-// a server filter its clients by the contents of their requests.
+// [PutResponse] accepts the client and [PutRefusal] turns it away, so that a server can
+// filter its clients by the contents of their requests.
 //
-// From a [Conn], GetRequest reads whatever has arrived and leaves what follows
-// the handshake to the Conn's other methods; it waits for at most
-// Options.HandshakeTimeout, and after a read deadline that the caller has set
-// it can be called again. From any other reader it reads up to the end of the
-// handshake and not one byte further, in reads of a few bytes.
+// An invalid handshake is a [*HandshakeError] as soon as it is detected, and so is a
+// head of more than 8 KiB or 100 fields. If r ends before the first byte, the error is
+// io.EOF, and within the handshake io.ErrUnexpectedEOF. Errors of r are passed on.
 //
-// A head of more than 8 KiB or 100 fields, and whatever is no acceptable
-// handshake of either version, is a [*HandshakeError] as soon as it shows.
-// The error is io.EOF if r ended before the first byte and
-// io.ErrUnexpectedEOF if it ended within the handshake; the errors of r are
-// passed on.
+// If r is a [Conn], GetRequest waits for at most Options.HandshakeTimeout, and sets
+// Protocol in the Request to the first of Options.Protocols that the client offers.
+// After a read deadline of the caller's own it may be called again. If r is not a Conn,
+// GetRequest does not read past the end of the handshake; it reads a few bytes at a
+// time.
 func GetRequest(r io.Reader) (*Request, error) {
 	c, ok := r.(*Conn)
 	if !ok {
@@ -212,6 +208,9 @@ func (c *Conn) readRequest() (*Request, error) {
 	}
 	c.limitRead(cmp.Or(c.opts.HandshakeTimeout, handshakeTimeout))
 	req, err := c.scanRequest()
+	if c.raw == nil && len(c.in) > heldInputSize {
+		c.releaseInput() // which has grown for the head
+	}
 	if c.limitRead(-1) && errors.Is(err, os.ErrDeadlineExceeded) {
 		err = &HandshakeError{Status: http.StatusRequestTimeout, Reason: "the handshake took too long", err: err}
 	}

@@ -13,14 +13,12 @@ import (
 // (RFC 6455, section 1.3).
 const acceptGUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
-// CreateToken returns the proof that the server has read the opening
-// handshake req. For [RFC6455] that is the value of Sec-WebSocket-Accept, 28
-// bytes of base64 (RFC 6455, section 4.2.2). For [Hixie76] it is the 16 raw
-// bytes of an MD5 sum over both keys and the token, which follow the head of
-// the response (draft-ietf-hybi-thewebsocketprotocol-00, section 5.2).
-//
-// It returns nil when the keys of req prove nothing: no [Request] that
-// [GetRequest] has returned without an error is of that kind.
+// CreateToken returns the proof that the server has read the opening handshake req. For
+// [RFC6455] it is the value of Sec-WebSocket-Accept, 28 bytes of base64 (RFC 6455,
+// section 4.2.2). For [Hixie76] it is the 16 bytes of an MD5 sum over both keys and the
+// token, which follow the head of the response (draft-ietf-hybi-thewebsocketprotocol-00,
+// section 5.2). It returns nil if the keys are not valid, which never happens for a
+// Request from [GetRequest].
 func CreateToken(req *Request) []byte {
 	switch req.Version {
 	case RFC6455:

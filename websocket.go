@@ -1,6 +1,6 @@
 // Package websocket speaks the WebSocket protocol over any [io.ReadWriter]: the
-// standard, RFC 6455, and the draft that came before it, hixie-76. A server
-// built with it serves the clients of both on one port.
+// standard, RFC 6455, and the older draft hixie-76. A server built with it serves
+// the clients of both on one port, with the same calls.
 //
 // # Tour
 //
@@ -26,28 +26,40 @@
 //	}
 //
 // [ShakeHands] accepts every client. A server that has to look at the request
-// first takes its two halves, [GetRequest] and [PutResponse], and turns clients
-// away with [PutRefusal]. [CreateResponse] and [CreateToken] make what
-// PutResponse sends.
+// first calls [GetRequest], and then [PutResponse] or [PutRefusal]:
+//
+//	req, err := websocket.GetRequest(h)
+//	if bad, ok := errors.AsType[*websocket.HandshakeError](err); ok {
+//		websocket.PutRefusal(h, bad.Status, bad.Reason)
+//	}
+//	if err != nil {
+//		return err
+//	}
+//	if req.Origin != "https://example.com" {
+//		return websocket.PutRefusal(h, http.StatusForbidden, "This origin is not served.")
+//	}
+//	return websocket.PutResponse(h, req)
 //
 // [GetFrame] and [PutFrame] exchange whole text messages. The methods of a Conn
 // offer more: the type of a message, reading without an allocation
 // ([Conn.AppendMessage]), streams ([Conn.NextReader], [Conn.NextWriter]), pings,
-// and the codes and reasons of the closing handshake. A Conn is a [net.Conn],
-// so whatever runs over TCP runs over it.
+// and the codes and reasons of the closing handshake. A Conn is also a
+// [net.Conn], for programs that expect one.
+//
+// The folder examples holds whole programs.
 //
 // # Bare streams
 //
-// The functions take any stream, but a Conn is what remembers: the version that
-// the client speaks, and the bytes that were read past what was asked for. On a
-// stream that is no Conn they speak RFC 6455 as a server and read exactly what
-// they need, in small pieces. That is right for a handshake whose connection is
-// then handed on, and slow for anything else.
+// A Conn holds state between calls: the version that its client speaks, and the
+// bytes that were read past the end of a message. The functions also take a
+// stream that is not a Conn. There they speak RFC 6455 as a server, and read
+// exactly what they need, in small pieces. That suits a handshake whose connection
+// is then handed to other code, and is slow for anything else.
 //
 // # Versions
 //
-// The version of a client shows in its request, and from then on makes no
-// difference to the program, except where hixie-76 lacks something:
+// The client's request tells its version. After the opening handshake the version
+// makes no difference to a program, apart from what hixie-76 lacks:
 //
 //	                  RFC 6455                      hixie-76
 //	request           Sec-WebSocket-Key             Sec-WebSocket-Key1 and -Key2, and
@@ -59,20 +71,44 @@
 //	fragments         yes                           no; NextWriter sends one frame
 //	pings             yes                           no; Ping is ErrUnsupported
 //	close             code and reason               bytes FF 00; read as CloseNoStatus
-//	subprotocols      a list, of which the          one, to be accepted or not
+//	subprotocols      a list, of which the          at most one
 //	                  server chooses
 //
-// # Errors and limits
+// # Errors
 //
-// A peer that breaks a rule is told so in a close frame, and the reader gets a
-// [*CloseError]. All input is bounded before it is stored: a request head by
-// 8 KiB and 100 fields, its arrival by [Options].HandshakeTimeout, a message by
-// Options.MaxMessage and 16384 fragments, a closing handshake by
-// Options.CloseTimeout. Memory grows with the bytes that have arrived, never by
-// a length that a peer announces.
+// What a read returns when a connection ends depends on how it ended:
 //
-// A Conn may be used by any number of goroutines. It starts none of its own,
-// but for timers that end with it.
+//	                                GetFrame                the methods of Conn
+//	closed by the peer with         io.EOF                  *CloseError, which is io.EOF
+//	  1000, 1001 or no code                                   to errors.Is
+//	closed by the peer with         *CloseError             *CloseError
+//	  another code
+//	closed by this side             io.EOF                  *CloseError, which is
+//	                                                          net.ErrClosed to errors.Is
+//	CloseNow                        io.EOF                  net.ErrClosed
+//	transport ended                 io.EOF                  io.EOF
+//	  within a message              io.ErrUnexpectedEOF     io.ErrUnexpectedEOF
+//	peer broke the protocol         *CloseError             *CloseError
+//	read deadline                   timeout, not final      timeout, not final
+//
+// [Conn.Read] returns io.EOF itself where the others return an error that is
+// io.EOF to [errors.Is]. Later reads return the same error, and so do writes once
+// the connection is closed or a write has failed. What is wrong with an argument,
+// such as text that is not UTF-8, is reported before anything is sent; the
+// connection stays usable.
+//
+// # Limits
+//
+// All input is bounded: a request head by 8 KiB and 100 fields, its arrival by
+// [Options].HandshakeTimeout, a message by Options.MaxMessage, its fragments by
+// 16384 or one for every 64 bytes of MaxMessage if that is more, a closing
+// handshake by Options.CloseTimeout. Memory grows with the bytes that have arrived,
+// not with the length that a peer announces.
+//
+// There is no limit on how long a client may be idle: see [Conn.Ping] and
+// [Conn.SetReadDeadline]. Nor is there one on how long a write waits for a client
+// that does not read, so a program that sends to many clients sets a write
+// deadline or writes to each from a goroutine of its own.
 package websocket
 
 import (
@@ -98,13 +134,14 @@ import (
 // defaults. Functions that take Options copy them.
 type Options struct {
 	// MaxMessage is the size of the largest message that is accepted, in
-	// bytes. A peer that announces a larger one is closed with CloseMessageTooBig
-	// before the payload is read. 0 means 1 MiB; a negative number means no
-	// limit, for a program that streams with NextReader.
+	// bytes. The connection of a peer that announces a larger one is closed
+	// with CloseMessageTooBig before the payload is read. 0 means 1 MiB; a
+	// negative number means no limit, for programs that stream with NextReader.
 	MaxMessage int64
 
 	// Protocols lists the subprotocols that a server speaks, in its order of
-	// preference. ShakeHands accepts the first that the client offers too.
+	// preference. GetRequest sets Request.Protocol to the first that the client
+	// offers too, and ShakeHands accepts it.
 	Protocols []string
 
 	// HandshakeTimeout is how long the client's opening handshake may take,
@@ -113,7 +150,7 @@ type Options struct {
 	HandshakeTimeout time.Duration
 
 	// CloseTimeout is how long a closing handshake may take before the
-	// transport is closed without it. 0 or less means 5 seconds.
+	// transport is closed anyway. 0 or less means 5 seconds.
 	CloseTimeout time.Duration
 }
 
@@ -137,6 +174,7 @@ var (
 	errNotUTF8    = errors.New("websocket: text is not valid UTF-8")
 	errUnfinished = errors.New("websocket: the opening handshake is not finished")
 	errShaken     = errors.New("websocket: the opening handshake is over")
+	errPanic      = errors.New("websocket: the transport has panicked")
 	errStale      = errors.New("websocket: use of a reader or writer after the end of its message")
 )
 
@@ -169,6 +207,13 @@ const (
 )
 
 // A Conn is one end of a WebSocket connection over any [io.ReadWriter].
+//
+// Any number of goroutines may use a Conn. Reads wait for each other, and so do
+// writes; neither waits for the other. The methods that close the connection or
+// set deadlines may be called at any time and have an effect on calls that are
+// under way. The readers and writers of single messages, from NextReader and
+// NextWriter, are for one goroutine each. A Conn starts no goroutine; its timers
+// stop when it is closed.
 type Conn struct {
 	rw     io.ReadWriter
 	opts   Options
@@ -186,6 +231,7 @@ type Conn struct {
 	tried    error       // result of try
 	typ      MessageType // of the message that chunk is from
 	chunk    []byte      // payload that has been decoded and not been returned
+	partial  []byte      // payload before chunk, from a read that has timed out
 	end      bool        // the message ends behind chunk
 	reader   *messageReader
 	drained  bool // nothing that may still come matters
@@ -214,6 +260,7 @@ type Conn struct {
 	crowded  bool   // messages are written by other goroutines than the reader
 	more     bool   // a whole frame is left in in
 	armed    bool   // timer is running
+	pushing  bool   // writeLate is
 	timer    *time.Timer
 	watchdog *time.Timer
 	late     atomic.Bool    // watchdog has closed rw
@@ -224,16 +271,16 @@ type Conn struct {
 
 var _ net.Conn = (*Conn)(nil)
 
-// NewConn returns a Conn that speaks over rw as a server; if rw is a Conn, it
-// returns that.
+// NewConn returns a Conn that speaks over rw as a server. If rw is a Conn, NewConn
+// returns it.
 //
-// [ShakeHands], or [GetRequest] and [PutResponse], give the Conn the version
-// of its client. A stream on which the opening handshake was done elsewhere
-// needs neither: a new Conn speaks RFC 6455.
+// The opening handshake comes next: [ShakeHands], or [GetRequest] and
+// [PutResponse]. Only a stream on which it has been done elsewhere needs none; a
+// new Conn speaks RFC 6455.
 //
-// Where rw has the methods of [net.Conn] that close it and set its deadlines,
-// those of the Conn use them. On a *net.TCPConn or a *net.UnixConn a Conn that
-// waits for input holds no buffer.
+// The Conn closes rw and sets its deadlines if rw has the methods of [net.Conn]
+// for that. If rw is a *net.TCPConn or a *net.UnixConn, a Conn that waits for input
+// holds no buffer.
 func NewConn(rw io.ReadWriter, o *Options) *Conn {
 	if c, ok := rw.(*Conn); ok {
 		return c
@@ -278,8 +325,8 @@ func bareConn(rw io.ReadWriter) *Conn {
 	return c
 }
 
-// Request returns the client's opening handshake once it has been accepted,
-// and nil before that.
+// Request returns the client's opening handshake, which is not to be changed, once
+// it has been accepted. Before that it returns nil.
 func (c *Conn) Request() *Request {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -289,14 +336,12 @@ func (c *Conn) Request() *Request {
 // ReadMessage returns the next message, put together from its fragments. The
 // payload is the caller's to keep.
 //
-// While it waits it answers pings and the peer's closing handshake. Its error
-// is a [*CloseError] when either side has closed the connection or the peer
-// has broken the protocol, io.EOF if the transport ends between two messages,
+// While it waits, ReadMessage answers pings and the peer's closing handshake. Its
+// error is a [*CloseError] if either side has closed the connection or the peer has
+// broken the protocol, io.EOF if the transport ends between two messages, and
 // io.ErrUnexpectedEOF if it ends within one. Every later call returns the same
-// error. Only a timeout is not final: the next call goes on where this one
-// stopped and nothing is lost.
-//
-// Only one goroutine reads at a time; others wait for it.
+// error. Only a timeout is not final: it loses nothing, and the next call goes on
+// where this one stopped.
 func (c *Conn) ReadMessage() (MessageType, []byte, error) {
 	t, p, err := c.AppendMessage(nil)
 	if p == nil && err == nil {
@@ -305,11 +350,9 @@ func (c *Conn) ReadMessage() (MessageType, []byte, error) {
 	return t, p, err
 }
 
-// AppendMessage is [Conn.ReadMessage] into the caller's memory: it appends the
-// payload to dst and returns the extended slice. It allocates nothing if the
-// message fits. On an error it returns dst as it was.
-//
-// Memory grows as payload arrives, never by the length that a peer announces.
+// AppendMessage is like [Conn.ReadMessage], but appends the payload to dst and
+// returns the extended slice. It does not allocate if the message fits. If there is
+// an error, it returns dst as it was.
 func (c *Conn) AppendMessage(dst []byte) (MessageType, []byte, error) {
 	if err := c.beginMessage(); err != nil {
 		return 0, dst, err
@@ -321,11 +364,10 @@ func (c *Conn) AppendMessage(dst []byte) (MessageType, []byte, error) {
 	return t, p, nil
 }
 
-// NextReader returns the type of the next message and a reader for its
-// payload, of whatever size. The reader ends with io.EOF where the message
-// ends; its other errors are those of [Conn.ReadMessage]. It is valid until
-// the next call of NextReader, ReadMessage or AppendMessage, which skip what
-// it has left.
+// NextReader returns the type of the next message and a reader for its payload,
+// which need not fit into memory. The reader returns io.EOF at the end of the
+// message; its other errors are those of [Conn.ReadMessage]. It is valid until the
+// next call of another method of c that reads messages, which skips the rest.
 func (c *Conn) NextReader() (MessageType, io.Reader, error) {
 	if err := c.beginMessage(); err != nil {
 		return 0, nil, err
@@ -374,10 +416,10 @@ func (r *messageReader) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// Read reads payload as if all messages, of both types, were one stream. It
-// returns what has arrived of a message and goes on with the next. An orderly
-// end of the connection is io.EOF. Within one message, Read is not to be mixed
-// with the other methods that read.
+// Read reads the payload of all messages, of both types, as one stream. It returns
+// what has arrived, of one message at a time. At an orderly end of the connection
+// it returns io.EOF. If Read has read a part of a message, the other methods return
+// the rest as if it were a message.
 func (c *Conn) Read(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
@@ -422,7 +464,7 @@ func (c *Conn) endRead(err error) error {
 	more := c.r < c.w && c.dec.kind == noFrame && c.dec.holdsFrame(c.in[c.r:c.w])
 	if err != nil && !isTimeout(err) {
 		c.releaseInput()
-		c.chunk = nil
+		c.chunk, c.partial = nil, nil
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -466,31 +508,41 @@ func (c *Conn) beginMessage() error {
 
 // appendMessage appends the message in progress, or else the next one.
 func (c *Conn) appendMessage(dst []byte) (MessageType, []byte, error) {
-	start := len(dst)
+	p, start, owned := dst, len(dst), dst == nil
+	if c.partial != nil {
+		p, start, owned = c.partial, 0, true
+		c.partial = nil
+	}
 	for {
 		err := c.nextChunk()
-		dst = append(dst, c.chunk...)
+		p = append(p, c.chunk...)
 		c.chunk = nil
 		// The rest of a large frame goes straight to its place. Where memory
 		// has to be found for it, it is about as much as has arrived.
 		for err == nil && c.direct() {
-			room := int(min(c.dec.left, uint64(max(len(dst)-start, heldInputSize))))
-			if cap(dst)-len(dst) < room {
-				dst = slices.Grow(dst, room)
+			room := int(min(c.dec.left, uint64(max(len(p)-start, heldInputSize))))
+			if cap(p)-len(p) < room {
+				p = slices.Grow(p, room)
 			}
 			var n int
-			n, err = c.readPayload(dst[len(dst):cap(dst)])
-			dst = dst[:len(dst)+n]
+			n, err = c.readPayload(p[len(p):cap(p)])
+			p = p[:len(p)+n]
 		}
-		if err != nil {
+		switch {
+		case err != nil:
 			if isTimeout(err) {
-				c.chunk = slices.Clone(dst[start:]) // for the next call
+				if !owned {
+					p = slices.Clone(p[start:])
+				}
+				c.partial = p
 			}
-			return 0, dst[:start], err
-		}
-		if c.end {
+			return 0, dst, err
+		case c.end:
 			c.end = false
-			return c.typ, dst, nil
+			if owned && dst != nil {
+				p = append(dst, p...)
+			}
+			return c.typ, p, nil
 		}
 	}
 }
@@ -520,6 +572,9 @@ func (c *Conn) readChunk(p []byte) (n int, end bool, err error) {
 
 // nextChunk decodes input until chunk holds payload or the message ends.
 func (c *Conn) nextChunk() error {
+	if c.partial != nil {
+		c.chunk, c.partial = c.partial, nil
+	}
 	for len(c.chunk) == 0 && !c.end {
 		p, err := c.step()
 		if err != nil {
@@ -700,21 +755,20 @@ func (c *Conn) releaseInput() {
 	}
 }
 
-// WriteMessage sends p as one message in one frame. It keeps no reference to p
-// and allocates nothing. Any number of goroutines may write at the same time:
-// messages stay whole, and one call may carry the messages of several to the
-// transport.
+// WriteMessage sends p as one message, in one frame. It keeps no reference to p
+// and does not allocate. Any number of goroutines may write at the same time; their
+// messages stay whole and may share one call of the transport's Write.
 //
-// It returns when the transport has taken the message, so a slow peer slows the
-// writer down. There is one exception: while the messages that have arrived
-// are not all read, replies wait to leave together. They do so before a read
-// waits for input, when they come to 64 KiB, and after a millisecond at the
-// latest.
+// WriteMessage returns when the transport has taken the message, and thus waits for
+// a slow peer. The exception is a reply that is written while another whole message
+// has already arrived and is to be read: it is held back and leaves together with
+// the next replies, before a read waits for input, when 64 KiB are held, or after a
+// millisecond, whichever comes first. If that fails, a later write reports it.
 //
-// Text that is not UTF-8 is refused, and with hixie-76 so is everything but
-// text; that loses nothing. An error of the transport is final, even a timeout.
-// Once the connection is closed the error is the [*CloseError]. Every later call
-// returns the same error.
+// WriteMessage refuses text that is not UTF-8, and for hixie-76 binary messages;
+// the connection stays usable. An error of the transport is final for all writes,
+// even if it is a timeout, but does not end reads; see [Conn.CloseNow]. Once the
+// connection is closed, the error is the [*CloseError].
 func (c *Conn) WriteMessage(t MessageType, p []byte) error {
 	if t == Text && !utf8.Valid(p) {
 		return errNotUTF8
@@ -727,13 +781,13 @@ func (c *Conn) WriteMessage(t MessageType, p []byte) error {
 	return c.putFrame(finBit|byte(t), p, nil)
 }
 
-// NextWriter begins a message that is sent in fragments: every Write sends one,
-// and Close a last one without payload. Other messages wait until then, control
-// frames do not. A goroutine that has begun a message must therefore close it
-// before it sends another.
+// NextWriter begins a message that is sent in fragments: every Write sends one, and
+// Close an empty last one. Other messages have to wait until then, so a goroutine
+// that has begun a message must close it before it sends another. Control frames do
+// not wait.
 //
-// In text, fragments may part a rune but the message may not. With hixie-76 the
-// same bytes travel in one frame.
+// A rune may be split across fragments, but the whole message must be valid UTF-8
+// if it is text. For hixie-76 the message is one frame, sent in pieces.
 func (c *Conn) NextWriter(t MessageType) (io.WriteCloser, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -790,8 +844,8 @@ func (w *messageWriter) Close() error {
 	return err
 }
 
-// Write sends p as one binary message, or as a text message with hixie-76; see
-// [Conn.WriteMessage].
+// Write sends p as one binary message, or for hixie-76 as a text message; see
+// [Conn.WriteMessage], which also sends text to other clients.
 func (c *Conn) Write(p []byte) (int, error) {
 	t := Binary
 	if c.isHixie() {
@@ -947,18 +1001,19 @@ func (c *Conn) flush() error {
 func (c *Conn) transfer(write func(*output) error) (err error) {
 	out, batch := c.out, c.batch
 	c.out, c.replies, c.controls, c.writing = nil, false, 0, true
-	func() {
-		c.mu.Unlock()
-		defer c.mu.Lock()
-		err = write(out)
+	c.mu.Unlock()
+	err = errPanic // unless write returns
+	defer func() {
+		c.mu.Lock()
+		c.writing, c.done = false, batch
+		if err != nil {
+			c.broken = true
+			c.werr = cmp.Or(c.werr, err)
+		}
+		c.turn.Broadcast()
 	}()
+	err = write(out)
 	out.free()
-	c.writing, c.done = false, batch
-	if err != nil {
-		c.broken = true
-		c.werr = cmp.Or(c.werr, err)
-	}
-	c.turn.Broadcast()
 	return err
 }
 
@@ -975,7 +1030,7 @@ func writeFull(w io.Writer, p []byte) error {
 // done it by then. mu is held.
 func (c *Conn) writeWithin(d time.Duration) {
 	switch {
-	case c.armed && d > 0 || c.shutdown:
+	case c.pushing || c.armed && d > 0 || c.shutdown:
 		return
 	case c.timer == nil:
 		c.timer = time.AfterFunc(d, c.writeLate)
@@ -985,13 +1040,19 @@ func (c *Conn) writeWithin(d time.Duration) {
 	c.armed = true
 }
 
+// writeLate is what timer calls. However long the transport takes, there is one such
+// goroutine at most, which also writes what comes meanwhile.
 func (c *Conn) writeLate() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.armed = false
-	if c.out != nil {
-		c.flush()
+	if c.pushing {
+		return
 	}
+	c.pushing = true
+	for c.out != nil && c.flush() == nil {
+	}
+	c.pushing = false
 }
 
 // beforeWait lets replies go before a read that may wait. Where the reader is the
@@ -1039,9 +1100,9 @@ type ping struct {
 	done chan error // takes one
 }
 
-// Ping sends a ping and waits for the pong, or until ctx is done. The pong is
-// found by whoever reads from c, so some goroutine has to do that. Hixie-76 has
-// no pings; the error is then [errors.ErrUnsupported].
+// Ping sends a ping and waits for its pong, or until ctx is done. Another goroutine
+// has to read from c meanwhile, as that is how the pong is found. For hixie-76, which
+// has no pings, the error wraps [errors.ErrUnsupported].
 func (c *Conn) Ping(ctx context.Context) error {
 	if c.isHixie() {
 		return fmt.Errorf("websocket: hixie-76 has no pings: %w", errors.ErrUnsupported)
@@ -1098,23 +1159,24 @@ func (c *Conn) acceptPong(payload []byte) {
 	}
 }
 
-// Close ends the connection in good order: it is [Conn.CloseWith] with the code
-// CloseNormal.
+// Close closes the connection with a closing handshake, which it waits for: it calls
+// [Conn.CloseWith] with CloseNormal.
 func (c *Conn) Close() error { return c.CloseWith(CloseNormal, "") }
 
-// CloseWith carries out the closing handshake (RFC 6455, section 7.1): it sends
-// a close frame with the code and the reason, drops what the peer still sends
-// up to its close frame, and closes the transport. It takes no longer than
-// Options.CloseTimeout. The transport is closed even if no answer has come by
-// then; the error is [os.ErrDeadlineExceeded]. A transport that has no Close
-// method cannot be kept from making CloseWith wait, so it does not wait there.
+// CloseWith carries out the closing handshake (RFC 6455, section 7.1): it sends a
+// close frame with the code and the reason, drops what the peer still sends up to its
+// own close frame, and closes the transport. If the peer has not answered within
+// Options.CloseTimeout, CloseWith closes the transport anyway and returns an error
+// that wraps [os.ErrDeadlineExceeded]. If the transport has no Close method, nothing
+// could end the wait; then CloseWith sends its frame and returns.
 //
-// The reason is UTF-8 of at most 123 bytes. CloseNoStatus, without a reason,
-// stands for a close frame without payload. Hixie-76 knows neither.
+// Calls that are under way return, they and later ones with a [*CloseError] that has
+// the code. If the connection had ended before, CloseWith just closes the transport
+// and returns nil. So does every call after the first.
 //
-// Other calls, those that are waiting and later ones, return a [*CloseError]
-// with the code, and GetFrame io.EOF. If the connection has ended before, only
-// the transport is left to be closed, and CloseWith returns nil.
+// The reason is UTF-8 of at most 123 bytes. CloseNoStatus, without a reason, sends a
+// close frame without a payload. A code or reason that must not be sent is an error,
+// and the connection stays open. Hixie-76 sends neither.
 func (c *Conn) CloseWith(code CloseCode, reason string) error {
 	if err := checkClose(code, reason); err != nil {
 		return err
@@ -1176,9 +1238,9 @@ func (c *Conn) CloseWith(code CloseCode, reason string) error {
 	return err
 }
 
-// CloseNow closes the transport at once, without a closing handshake. Other
-// calls, those that are waiting and later ones, return [net.ErrClosed], unless
-// the connection has ended before.
+// CloseNow closes the transport at once, without a closing handshake. Calls that are
+// under way return, they and later ones with [net.ErrClosed], unless the connection
+// had ended before.
 func (c *Conn) CloseNow() error {
 	c.mu.Lock()
 	c.broken = true
@@ -1321,10 +1383,10 @@ func (c *Conn) SetDeadline(t time.Time) error {
 	return cmp.Or(c.SetReadDeadline(t), c.SetWriteDeadline(t))
 }
 
-// SetReadDeadline sets the time after which reads fail with
-// [os.ErrDeadlineExceeded]; the zero time means never. Nothing is lost by that:
-// under a new deadline, reading goes on. The error is [os.ErrNoDeadline] if the
-// transport has no deadlines.
+// SetReadDeadline sets the time after which reads fail with an error that wraps
+// [os.ErrDeadlineExceeded]; the zero time means never. A timeout loses no data: set a
+// new deadline and read again. If the transport has no deadlines, the error is
+// [os.ErrNoDeadline].
 func (c *Conn) SetReadDeadline(t time.Time) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -1359,10 +1421,10 @@ func (c *Conn) applyDeadline() error {
 	return os.ErrNoDeadline
 }
 
-// SetWriteDeadline sets the time after which writes fail with
-// [os.ErrDeadlineExceeded]; the zero time means never. That is final, as a part
-// of a frame may have left. The error is [os.ErrNoDeadline] if the transport has
-// no deadlines.
+// SetWriteDeadline sets the time after which writes fail with an error that wraps
+// [os.ErrDeadlineExceeded]; the zero time means never. A timeout is final for writes,
+// as a part of a frame may have been sent. If the transport has no deadlines, the
+// error is [os.ErrNoDeadline].
 func (c *Conn) SetWriteDeadline(t time.Time) error {
 	if d, ok := c.rw.(interface{ SetWriteDeadline(time.Time) error }); ok {
 		return d.SetWriteDeadline(t)

@@ -29,7 +29,10 @@ func main() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	context.AfterFunc(ctx, func() { listener.Close() })
+	context.AfterFunc(ctx, func() {
+		stop() // a second Ctrl-C does not wait
+		listener.Close()
+	})
 	fmt.Printf("Listening on port %d.\n", listener.Addr().(*net.TCPAddr).Port)
 
 	var talks sync.WaitGroup
@@ -79,6 +82,7 @@ func talkLoop(h *websocket.Conn) {
 		}
 		if err != nil {
 			fmt.Println(err)
+			h.CloseWith(websocket.CloseUnsupportedData, "") // if it was not text
 			return
 		}
 	}
