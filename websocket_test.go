@@ -3310,3 +3310,91 @@ func BenchmarkIdle(b *testing.B) {
 		reading.Wait()
 	}
 }
+
+// TestPingsToStuckPeer has pings arrive one by one while nothing can be written.
+// They must not take a goroutine each.
+func TestPingsToStuckPeer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, peer := barePeer(t, nil, false)
+		go c.ReadMessage()
+		synctest.Wait()
+		before := runtime.NumGoroutine()
+		for range 1000 {
+			if _, err := peer.Write(toward(c, opPing, "")); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+		}
+		if n := runtime.NumGoroutine() - before; n > 5 {
+			t.Errorf("%d goroutines more", n)
+		}
+		// What waits is still sent when the peer reads at last.
+		sent := goErr(func() error {
+			_, err := io.ReadFull(peer, make([]byte, 2*1000))
+			return err
+		})
+		if err := wait(t, sent); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestTimeoutsWithinMessage has many reads time out within a large message. They
+// must not copy it each time.
+func TestTimeoutsWithinMessage(t *testing.T) {
+	const size = 1 << 20
+	for name, dst := range map[string][]byte{"ReadMessage": nil, "AppendMessage": []byte("before")} {
+		synctest.Test(t, func(t *testing.T) {
+			c, peer := barePeer(t, &Options{MaxMessage: size}, false)
+			frame := toward(c, opBinary, strings.Repeat("x", size))
+			go peer.Write(frame[:len(frame)-1])
+			read := func() ([]byte, error) {
+				c.SetReadDeadline(time.Now().Add(time.Millisecond))
+				_, p, err := c.AppendMessage(dst)
+				return p, err
+			}
+			if _, err := read(); !errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Fatal(name, "returned", err)
+			}
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
+			for range 100 {
+				if p, err := read(); !errors.Is(err, os.ErrDeadlineExceeded) || !bytes.Equal(p, dst) {
+					t.Fatalf("%s returned %d bytes, %v", name, len(p), err)
+				}
+			}
+			runtime.ReadMemStats(&after)
+			if n := after.TotalAlloc - before.TotalAlloc; n > size/2 {
+				t.Errorf("%s: 100 timeouts took %d bytes", name, n)
+			}
+			go peer.Write(frame[len(frame)-1:])
+			if p, err := read(); err != nil || string(p) != string(dst)+strings.Repeat("x", size) {
+				t.Errorf("%s returned %d bytes, %v", name, len(p), err)
+			}
+		})
+	}
+}
+
+// TestTransportPanic has the transport panic within a write and the caller recover.
+// Close must not wait for a write that will never end.
+func TestTransportPanic(t *testing.T) {
+	c := newConn(struct {
+		io.Reader
+		io.Writer
+		io.Closer
+	}{&tape{}, writeFunc(func([]byte) (int, error) { panic("transport") }), io.NopCloser(nil)}, nil, false)
+	func() {
+		defer func() {
+			if recover() == nil {
+				t.Error("the panic is lost")
+			}
+		}()
+		PutFrame(c, nil)
+	}()
+	if err := PutFrame(c, nil); err != errPanic {
+		t.Error("a later write returned", err)
+	}
+	if err := wait(t, goErr(c.Close)); err != nil {
+		t.Error("Close returned", err)
+	}
+}
