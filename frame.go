@@ -101,8 +101,7 @@ const (
 	maxControl = 125 // payload bytes of a control frame (RFC 6455, section 5.5)
 
 	// maxFragments is how many frames a message may have, or one for every 64
-	// bytes that it may have if that is more. Without a limit, a message of
-	// empty frames would never end.
+	// bytes of it if that is more: a message of empty frames has to end.
 	maxFragments = 16 << 10
 )
 
@@ -402,7 +401,7 @@ func (d *decoder) begin(h header) error {
 		return failure(CloseProtocolError, "the top bit of a length is set")
 	case h.length > d.limit-d.size:
 		return failure(CloseMessageTooBig, "a message is larger than allowed")
-	case d.fragments > max(maxFragments, d.limit/64):
+	case d.fragments > max(maxFragments, (d.size+h.length)/64):
 		return failure(ClosePolicyViolation, "a message has too many fragments")
 	}
 	d.size += h.length

@@ -100,9 +100,9 @@
 // # Limits
 //
 // All input is bounded: a request head by 8 KiB and 100 fields, its arrival by
-// [Options].HandshakeTimeout, a message by Options.MaxMessage, its fragments by
-// 16384 or one for every 64 bytes of MaxMessage if that is more, a closing
-// handshake by Options.CloseTimeout. Memory grows with the bytes that have arrived,
+// [Options].HandshakeTimeout, a message by Options.MaxMessage, and by 16384
+// fragments or one for every 64 bytes if that is more, a closing handshake by
+// Options.CloseTimeout. Memory grows with the bytes that have arrived,
 // not with the length that a peer announces.
 //
 // There is no limit on how long a client may be idle: see [Conn.Ping] and
