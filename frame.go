@@ -424,14 +424,8 @@ func (d *decoder) take(p []byte) (end bool, err error) {
 		d.kind = noFrame
 		end = d.fin
 	}
-	if d.typ == Text {
-		if end && d.text.whole() { // most messages come in one piece
-			if !utf8.Valid(p) {
-				return false, failure(CloseInvalidPayload, "a text is not valid UTF-8")
-			}
-		} else if !d.text.check(p) || end && !d.text.whole() {
-			return false, failure(CloseInvalidPayload, "a text is not valid UTF-8")
-		}
+	if d.typ == Text && (!d.text.check(p) || end && !d.text.whole()) {
+		return false, failure(CloseInvalidPayload, "a text is not valid UTF-8")
 	}
 	if end {
 		d.typ = 0

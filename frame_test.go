@@ -599,7 +599,10 @@ func testSticky(t *testing.T, c *Conn, end error, times int) {
 		t.Errorf("the errors differ: returned %v, then %v for reading and %v for writing", end, rerr, werr)
 		return
 	}
-	simple := endOf(rerr)
+	simple := rerr
+	if errors.Is(simple, io.EOF) {
+		simple = io.EOF
+	}
 	dst := make([]byte, 3, 10)
 	p := make([]byte, 10)
 	for range times {

@@ -138,23 +138,14 @@ func appendProtocol(b []byte, protocol string) []byte {
 	return append(append(b, "\r\nSec-WebSocket-Protocol: "...), protocol...)
 }
 
-// shaken returns an error if the opening handshake has been accepted: there is only
-// one. mu is held.
-func (c *Conn) shaken() error {
-	if c.req != nil {
-		return errShaken
-	}
-	return nil
-}
-
 // accept writes a response and lets c speak the version of req.
 func (c *Conn) accept(req *Request, response []byte) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if err := cmp.Or(c.werr, c.shaken()); err != nil {
+	if err := c.answerable(); err != nil {
 		return err
 	}
-	c.req, c.phase = req, open
+	c.req, c.shaking = req, false
 	c.dec.hixie = req.Version == Hixie76
 	return c.putBytes(response)
 }
@@ -163,11 +154,20 @@ func (c *Conn) accept(req *Request, response []byte) error {
 func (c *Conn) refuse(status int, reason string, response []byte) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if err := cmp.Or(c.werr, c.shaken()); err != nil {
+	if err := c.answerable(); err != nil {
 		return err
 	}
 	err := c.putBytes(response)
 	c.stopReading(&HandshakeError{Status: status, Reason: reason})
-	c.phase, c.werr = refused, cmp.Or(c.werr, c.rerr)
+	c.shaking, c.werr = false, cmp.Or(c.werr, c.rerr)
 	return err
+}
+
+// answerable returns an error if the opening handshake cannot be answered: it
+// has been already, or nothing can be written. mu is held.
+func (c *Conn) answerable() error {
+	if c.werr == nil && c.req != nil {
+		return errShaken
+	}
+	return c.werr
 }

@@ -203,7 +203,7 @@ func (s *headScanner) scan(b []byte) (int, error) {
 // waits for at most Options.HandshakeTimeout, unless the caller's own read
 // deadline is earlier.
 func (c *Conn) readRequest() (*Request, error) {
-	if err := c.beginRead(shaking); err != nil {
+	if err := c.beginRead(true); err != nil {
 		return nil, err
 	}
 	c.limitRead(cmp.Or(c.opts.HandshakeTimeout, handshakeTimeout))
@@ -266,8 +266,8 @@ func parseHead(head string) (*Request, error) {
 
 	// One allocation holds the values of all fields: a slice of one string
 	// each, clipped so that an append by Add moves away.
-	header := make(http.Header, 16)
 	values := make([]string, strings.Count(rest, "\r\n"))
+	header := make(http.Header, len(values))
 	for rest != "\r\n" {
 		line, rest, _ = strings.Cut(rest, "\r\n")
 		name, value, ok := strings.Cut(line, ":")

@@ -197,15 +197,6 @@ func (o *output) free() {
 	}
 }
 
-// A phase is how far the opening handshake of a Conn has come.
-type phase byte
-
-const (
-	open    phase = iota // accepted, or done elsewhere
-	shaking              // a request is being read and answered
-	refused
-)
-
 // A Conn is one end of a WebSocket connection over any [io.ReadWriter].
 //
 // Any number of goroutines may use a Conn. Reads wait for each other, and so do
@@ -224,39 +215,39 @@ type Conn struct {
 	try    func(fd uintptr) bool
 
 	// The reading side belongs to the goroutine that has set reading.
-	dec      decoder
-	in       []byte // in[r:w] is input that has not been decoded
-	r, w     int
-	held     error       // came together with the last bytes of in
-	tried    error       // result of try
-	typ      MessageType // of the message that chunk is from
-	chunk    []byte      // payload that has been decoded and not been returned
-	partial  []byte      // payload before chunk, from a read that has timed out
-	end      bool        // the message ends behind chunk
-	reader   *messageReader
-	drained  bool // nothing that may still come matters
-	answered bool // the peer's close frame has come
+	dec     decoder
+	in      []byte // in[r:w] is input that has not been decoded
+	r, w    int
+	held    error       // came together with the last bytes of in
+	tried   error       // result of try
+	chunk   []byte      // payload that has been decoded and not been returned
+	partial []byte      // payload before chunk, from a read that has timed out
+	end     bool        // the message ends behind chunk
+	typ     MessageType // of the message that chunk is from
+	reader  *messageReader
+	ended   error // why nothing that may still come matters
 
 	// mu guards what follows. It is never held during input or output;
 	// reading and writing are, by whoever has set them.
 	mu       sync.Mutex
 	turn     sync.Cond // a goroutine that waits for any of these may go on
-	phase    phase
-	req      *Request
+	req      *Request  // that was accepted
 	deadline time.Time // for reads, as the caller has set it
 	limit    time.Time // for the opening handshake, while that is read
 	reading  bool
 	writing  bool
+	shaking  bool  // the opening handshake has begun and is not accepted
 	rerr     error // of every later read
 	werr     error // of every later write
-	broken   bool  // a write to rw has failed: none may follow
+	broken   error // of a write to rw: none may follow
+	closing  bool  // CloseWith has been called
 	shutdown bool  // rw has been closed
 
 	out      *output // frames that are to be written, batch in number
 	batch    uint64
 	done     uint64 // the number of the last batch that was written
-	replies  bool   // out holds messages that wait for more
 	controls int    // bytes of control frames in out
+	replies  bool   // out holds messages that wait for more
 	crowded  bool   // messages are written by other goroutines than the reader
 	more     bool   // a whole frame is left in in
 	armed    bool   // timer is running
@@ -310,7 +301,7 @@ func newConn(rw io.ReadWriter, o *Options, client bool) *Conn {
 	case *net.UnixConn:
 		c.raw, _ = s.SyscallConn()
 	}
-	if runtime.GOOS == "windows" || runtime.GOOS == "js" {
+	if runtime.GOOS == "windows" || runtime.GOOS == "plan9" || runtime.GOOS == "js" {
 		c.raw = nil // a file descriptor there is none that syscall.Read could poll
 	}
 	c.try = c.tryRead
@@ -394,7 +385,7 @@ func (r *messageReader) Read(p []byte) (int, error) {
 		return 0, io.EOF
 	}
 	c := r.c
-	if err := c.beginRead(open); err != nil {
+	if err := c.beginRead(false); err != nil {
 		return 0, err
 	}
 	if c.reader != r {
@@ -424,22 +415,23 @@ func (c *Conn) Read(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
 	}
-	if err := c.beginMessage(); err != nil {
-		return 0, endOf(err)
+	n := 0
+	err := c.beginMessage()
+	if err == nil {
+		for end := true; end; {
+			n, end, err = c.readChunk(p)
+		}
+		err = c.endRead(err)
 	}
-	n, end, err := c.readChunk(p)
-	for end {
-		n, end, err = c.readChunk(p)
+	if errors.Is(err, io.EOF) {
+		err = io.EOF // readers compare with ==
 	}
-	if err := c.endRead(err); err != nil {
-		return 0, endOf(err)
-	}
-	return n, nil
+	return n, err
 }
 
-// beginRead makes the caller the one that reads: the opening handshake, which
-// sets the phase, or what follows it.
-func (c *Conn) beginRead(p phase) error {
+// beginRead makes the caller the one that reads: the opening handshake, if shaking,
+// or what follows it.
+func (c *Conn) beginRead(shaking bool) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for c.reading && c.rerr == nil {
@@ -448,12 +440,12 @@ func (c *Conn) beginRead(p phase) error {
 	switch {
 	case c.rerr != nil:
 		return c.rerr
-	case p == open && c.phase == shaking:
+	case !shaking && c.shaking:
 		return errUnfinished
-	case p == shaking && c.req != nil:
+	case shaking && c.req != nil:
 		return errShaken
 	}
-	c.reading, c.phase = true, p
+	c.reading, c.shaking = true, shaking
 	return nil
 }
 
@@ -492,7 +484,7 @@ func (c *Conn) stopReading(err error) {
 // beginMessage is beginRead for a whole message. It skips what the last
 // reader has left of its own.
 func (c *Conn) beginMessage() error {
-	if err := c.beginRead(open); err != nil {
+	if err := c.beginRead(false); err != nil {
 		return err
 	}
 	for c.reader != nil {
@@ -530,7 +522,7 @@ func (c *Conn) appendMessage(dst []byte) (MessageType, []byte, error) {
 		}
 		switch {
 		case err != nil:
-			if isTimeout(err) {
+			if isTimeout(err) && len(p) > start {
 				if !owned {
 					p = slices.Clone(p[start:])
 				}
@@ -555,7 +547,7 @@ func (c *Conn) readChunk(p []byte) (n int, end bool, err error) {
 			c.end = false
 			return 0, true, nil
 		}
-		if len(p) >= heldInputSize && c.direct() {
+		if len(p) >= heldInputSize && c.partial == nil && c.direct() {
 			n, err = c.readPayload(p)
 			return n, false, err
 		}
@@ -644,10 +636,10 @@ func (c *Conn) cut(err error) error {
 	if err == nil || isTimeout(err) {
 		return err
 	}
-	c.drained = true
 	if err == io.EOF && (c.r < c.w || c.dec.kind != noFrame || c.dec.typ != 0) {
-		return io.ErrUnexpectedEOF
+		err = io.ErrUnexpectedEOF
 	}
+	c.ended = err
 	return err
 }
 
@@ -685,7 +677,9 @@ func (c *Conn) readTransport(p []byte) (int, error) {
 	for range 100 {
 		n, err := c.rw.Read(p)
 		if n > 0 {
-			c.held = err
+			if !isTimeout(err) {
+				c.held = err
+			}
 			return n, nil
 		}
 		if err != nil {
@@ -704,8 +698,9 @@ func (c *Conn) tryRead(fd uintptr) bool {
 	for err == syscall.EINTR {
 		n, err = readFD(syscall.Read, fd, c.in[c.w:])
 	}
+	errno, _ := err.(net.Error)
 	switch {
-	case err == syscall.EAGAIN:
+	case errno != nil && errno.Timeout() && err != syscall.ETIMEDOUT: // EAGAIN, which Plan 9 has not
 		c.releaseInput()
 		return false
 	case err != nil:
@@ -813,14 +808,14 @@ func (w *messageWriter) Write(p []byte) (int, error) {
 	if c.writer != w {
 		return 0, errStale
 	}
-	text := w.text
+	opcode, text := w.opcode, w.text
 	if w.typ == Text && !text.check(p) {
 		return 0, errNotUTF8
 	}
-	if err := c.putFrame(w.opcode, p, w); err != nil {
+	w.opcode, w.text = opContinuation, text
+	if err := c.putFrame(opcode, p, w); err != nil {
 		return 0, err
 	}
-	w.opcode, w.text = opContinuation, text
 	return len(p), nil
 }
 
@@ -831,37 +826,31 @@ func (w *messageWriter) Close() error {
 	if c.writer != w {
 		return errStale
 	}
-	defer c.turn.Broadcast()
+	c.turn.Broadcast()
 	if !w.text.whole() {
 		// What has been sent cannot become a valid message any more.
 		c.putClose(failure(CloseInternalError, "a text message ended within a rune"))
-		c.flush()
 		c.writer = nil
+		c.flush()
 		return errNotUTF8
 	}
-	err := c.putFrame(finBit|w.opcode, nil, w)
 	c.writer = nil
-	return err
+	return c.putFrame(finBit|w.opcode, nil, nil)
 }
 
 // Write sends p as one binary message, or for hixie-76 as a text message; see
 // [Conn.WriteMessage], which also sends text to other clients.
 func (c *Conn) Write(p []byte) (int, error) {
 	t := Binary
-	if c.isHixie() {
+	c.mu.Lock()
+	if c.dec.hixie {
 		t = Text
 	}
+	c.mu.Unlock()
 	if err := c.WriteMessage(t, p); err != nil {
 		return 0, err
 	}
 	return len(p), nil
-}
-
-// isHixie reports whether c speaks hixie-76.
-func (c *Conn) isHixie() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.dec.hixie
 }
 
 // beginWrite waits while another message is being written in fragments and then
@@ -881,7 +870,7 @@ func (c *Conn) beginWrite(t MessageType) error {
 
 // writable returns the error of a write, if none can succeed. mu is held.
 func (c *Conn) writable() error {
-	if c.werr == nil && c.phase == shaking {
+	if c.werr == nil && c.shaking {
 		return errUnfinished
 	}
 	return c.werr
@@ -936,7 +925,7 @@ func (c *Conn) putLarge(first byte, p []byte, w *messageWriter) error {
 			out.b, key = appendKey(out.b)
 		}
 	}
-	err := c.transfer(func(out *output) error {
+	c.transfer(func(out *output) error {
 		if !c.client && !c.dec.hixie {
 			out.vec = [2][]byte{out.b, p}
 			out.bufs = out.vec[:]
@@ -965,7 +954,7 @@ func (c *Conn) putLarge(first byte, p []byte, w *messageWriter) error {
 			out.b = out.b[:0]
 		}
 	})
-	if err != nil {
+	if c.broken != nil {
 		return c.werr
 	}
 	return nil
@@ -988,33 +977,29 @@ func (c *Conn) flush() error {
 	for c.writing && c.done < mine {
 		c.turn.Wait()
 	}
-	if c.done < mine && !c.broken {
-		return c.transfer(func(out *output) error { return writeFull(c.rw, out.b) })
+	if c.done < mine && c.broken == nil {
+		c.transfer(func(out *output) error { return writeFull(c.rw, out.b) })
 	}
-	if c.broken {
-		return c.werr
-	}
-	return nil
+	return c.broken
 }
 
 // transfer lets write hand the output to rw. mu is held, but not meanwhile.
-func (c *Conn) transfer(write func(*output) error) (err error) {
+func (c *Conn) transfer(write func(*output) error) {
 	out, batch := c.out, c.batch
 	c.out, c.replies, c.controls, c.writing = nil, false, 0, true
+	err := errPanic // unless write returns
 	c.mu.Unlock()
-	err = errPanic // unless write returns
 	defer func() {
 		c.mu.Lock()
 		c.writing, c.done = false, batch
 		if err != nil {
-			c.broken = true
+			c.broken = err
 			c.werr = cmp.Or(c.werr, err)
 		}
 		c.turn.Broadcast()
 	}()
 	err = write(out)
 	out.free()
-	return err
 }
 
 // writeFull writes p with one call of w.Write.
@@ -1104,9 +1089,6 @@ type ping struct {
 // has to read from c meanwhile, as that is how the pong is found. For hixie-76, which
 // has no pings, the error wraps [errors.ErrUnsupported].
 func (c *Conn) Ping(ctx context.Context) error {
-	if c.isHixie() {
-		return fmt.Errorf("websocket: hixie-76 has no pings: %w", errors.ErrUnsupported)
-	}
 	p, err := c.sendPing()
 	if err != nil {
 		return err
@@ -1125,6 +1107,9 @@ func (c *Conn) Ping(ctx context.Context) error {
 func (c *Conn) sendPing() (ping, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.dec.hixie {
+		return ping{}, fmt.Errorf("websocket: hixie-76 has no pings: %w", errors.ErrUnsupported)
+	}
 	if err := cmp.Or(c.writable(), c.rerr); err != nil {
 		return ping{}, err
 	}
@@ -1184,8 +1169,10 @@ func (c *Conn) CloseWith(code CloseCode, reason string) error {
 	e := &CloseError{Code: code, Reason: reason, by: byUs}
 	c.mu.Lock()
 	c.startWatchdog()
+	follower := c.closing
+	c.closing = true
 	first := c.writable() == nil && c.rerr == nil
-	hopeless := c.phase == shaking || c.broken || c.dec.hixie && c.writer != nil
+	hopeless := c.shaking || c.broken != nil || c.dec.hixie && c.writer != nil
 	c.putClose(e)
 	c.stopReading(e)
 	c.turn.Broadcast()
@@ -1208,20 +1195,21 @@ func (c *Conn) CloseWith(code CloseCode, reason string) error {
 	c.limit, c.deadline = time.Time{}, time.Time{}
 	c.applyDeadline()
 	c.SetWriteDeadline(time.Time{})
-	for c.reading {
+	for c.reading || follower && !c.shutdown {
 		c.turn.Wait()
 	}
 	c.reading = true
 	c.mu.Unlock()
 
 	var err error
-	for first && err == nil && !c.drained {
+	for first && err == nil && c.ended == nil {
 		_, err = c.step()
 	}
 	c.mu.Lock()
-	err = cmp.Or(err, c.flush())
+	err = cmp.Or(err, c.ended, c.flush())
 	c.mu.Unlock()
-	answered := c.answered
+	answer, _ := c.ended.(*CloseError)
+	answered := answer != nil && answer.by != byFailure
 	if c.client || !answered {
 		c.linger()
 	}
@@ -1243,7 +1231,7 @@ func (c *Conn) CloseWith(code CloseCode, reason string) error {
 // had ended before.
 func (c *Conn) CloseNow() error {
 	c.mu.Lock()
-	c.broken = true
+	c.broken = net.ErrClosed
 	c.werr = cmp.Or(c.werr, net.ErrClosed)
 	c.stopReading(net.ErrClosed)
 	c.turn.Broadcast()
@@ -1266,7 +1254,7 @@ func (c *Conn) acceptClose(payload []byte) error {
 	if c.dec.typ != 0 {
 		e.by = byPeerEarly
 	}
-	c.drained, c.answered = true, true
+	c.ended = e
 	c.mu.Lock()
 	c.startWatchdog()
 	c.putClose(e)
@@ -1282,7 +1270,7 @@ func (c *Conn) acceptClose(payload []byte) error {
 // 7.1.7). The transport stays open so that the peer can read why, until Close or
 // until the time for the closing handshake is over.
 func (c *Conn) fail(err error) error {
-	c.drained = true
+	c.ended = err
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.startWatchdog()
@@ -1295,18 +1283,18 @@ func (c *Conn) fail(err error) error {
 // and makes e the error of all later writes. The reason goes with it only if it is
 // this side's. mu is held.
 func (c *Conn) putClose(e *CloseError) {
-	if c.writable() == nil {
-		out := c.output()
-		switch {
-		case !c.dec.hixie:
-			reason := e.Reason
-			if e.by == byPeer || e.by == byPeerEarly {
-				reason = ""
-			}
-			out.b = appendFrame(out.b, finBit|opClose, appendClose(nil, e.Code, reason), c.client)
-		case c.writer == nil: // else it would be text of the open message
-			out.b = append(out.b, 0xFF, 0x00)
+	switch {
+	case c.writable() != nil:
+	case !c.dec.hixie:
+		reason := e.Reason
+		if e.by == byPeer || e.by == byPeerEarly {
+			reason = ""
 		}
+		out := c.output()
+		out.b = appendFrame(out.b, finBit|opClose, appendClose(nil, e.Code, reason), c.client)
+	case c.writer == nil: // else it would be text of the open message
+		out := c.output()
+		out.b = append(out.b, 0xFF, 0x00)
 	}
 	c.werr = cmp.Or[error](c.werr, e)
 }
@@ -1336,6 +1324,7 @@ func (c *Conn) shut() error {
 		return errShut
 	}
 	c.shutdown = true
+	c.turn.Broadcast()
 	for _, t := range []*time.Timer{c.timer, c.watchdog} {
 		if t != nil {
 			t.Stop()
@@ -1437,15 +1426,6 @@ func isTimeout(err error) bool {
 	if _, ok := err.(*HandshakeError); ok {
 		return false
 	}
-	var t net.Error
-	return errors.As(err, &t) && t.Timeout() && !errors.Is(err, syscall.ETIMEDOUT)
-}
-
-// endOf returns io.EOF for an orderly end, which readers compare with ==, and
-// err for anything else.
-func endOf(err error) error {
-	if errors.Is(err, io.EOF) {
-		return io.EOF
-	}
-	return err
+	t, ok := errors.AsType[net.Error](err)
+	return ok && t.Timeout() && !errors.Is(err, syscall.ETIMEDOUT)
 }
