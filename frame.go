@@ -33,7 +33,8 @@ func GetFrame(rw io.ReadWriter) ([]byte, error) {
 		c = bareConn(rw)
 	}
 	_, p, err := c.ReadMessage()
-	if errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) {
+	closed, ok := err.(*CloseError)
+	if errors.Is(err, io.EOF) || err == net.ErrClosed || ok && closed.by == byUs {
 		err = io.EOF
 	}
 	return p, err

@@ -3398,3 +3398,147 @@ func TestTransportPanic(t *testing.T) {
 		t.Error("Close returned", err)
 	}
 }
+
+// TestReadBehindTimeout has Read go on with a large message of which AppendMessage
+// has read a part before its deadline.
+func TestReadBehindTimeout(t *testing.T) {
+	for _, client := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			c, peer := barePeer(t, nil, client)
+			message := make([]byte, 100_000)
+			for i := range message {
+				message[i] = byte(i / 1000)
+			}
+			frame := toward(c, opBinary, string(message))
+			go peer.Write(frame[:len(frame)/2])
+			c.SetReadDeadline(time.Now().Add(time.Second))
+			if _, _, err := c.AppendMessage(nil); !errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Fatal(err)
+			}
+			go peer.Write(frame[len(frame)/2:])
+			c.SetReadDeadline(time.Time{})
+			got := make([]byte, len(message))
+			if _, err := io.ReadFull(c, got); err != nil || !bytes.Equal(got, message) {
+				t.Errorf("got other bytes, %v", err)
+			}
+		})
+	}
+}
+
+// TestIdleTimeout has reads time out between messages. That must not cost the next
+// message its place in the caller's memory.
+func TestIdleTimeout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, peer := barePeer(t, nil, false)
+		dst := make([]byte, 0, 100)
+		c.SetReadDeadline(time.Now().Add(time.Second))
+		if _, _, err := c.AppendMessage(dst); !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Fatal(err)
+		}
+		if c.partial != nil {
+			t.Error("the next message will be put together elsewhere")
+		}
+		c.SetReadDeadline(time.Time{})
+		go peer.Write(toward(c, opText, "message"))
+		if _, p, err := c.AppendMessage(dst); err != nil || &p[0] != &dst[:1][0] {
+			t.Errorf("%q is not in place, %v", p, err)
+		}
+	})
+}
+
+// TestTimeoutWithData has a transport report a timeout together with data. The data
+// count, and the timeout is over by the next read.
+func TestTimeoutWithData(t *testing.T) {
+	first := true
+	c := newConn(struct {
+		io.Reader
+		io.Writer
+	}{readFunc(func(p []byte) (int, error) {
+		if first {
+			first = false
+			return copy(p, "\x81\x01a"), os.ErrDeadlineExceeded
+		}
+		return copy(p, "\x81\x01b"), nil
+	}), io.Discard}, nil, true)
+	for _, want := range []string{"a", "b"} {
+		if p, err := GetFrame(c); err != nil || string(p) != want {
+			t.Errorf("got %q, %v, want %q", p, err, want)
+		}
+	}
+}
+
+// TestTwoClosers has a second goroutine call Close while the first one waits for
+// the peer's answer. It must not take that away.
+func TestTwoClosers(t *testing.T) {
+	for range 50 {
+		synctest.Test(t, func(t *testing.T) {
+			c, peer := barePeer(t, nil, false)
+			reader := goErr(func() error {
+				c.ReadMessage()
+				return c.Close()
+			})
+			synctest.Wait()
+			closer := goErr(func() error { return c.CloseWith(CloseGoingAway, "") })
+			io.ReadFull(peer, make([]byte, 4))
+			peer.Write(toward(c, opText, "late"))
+			synctest.Wait()
+			peer.Write(toward(c, opClose, "\x03\xe9"))
+			for _, done := range []<-chan error{closer, reader} {
+				if err := wait(t, done); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+}
+
+// TestCloseDropped has the peer go without an answer. Who was reading then makes
+// no difference to Close.
+func TestCloseDropped(t *testing.T) {
+	for _, reading := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			c, peer := barePeer(t, nil, false)
+			if reading {
+				go c.ReadMessage()
+				synctest.Wait()
+			}
+			closed := goErr(c.Close)
+			io.ReadFull(peer, make([]byte, 4))
+			peer.Close()
+			if err := wait(t, closed); err != io.EOF {
+				t.Errorf("with a reader %t: Close returned %v", reading, err)
+			}
+		})
+	}
+}
+
+// TestNoEmptyWrite ends a hixie-76 connection where nothing can be sent any more.
+func TestNoEmptyWrite(t *testing.T) {
+	c, rw := tapeConn(nil, false, true)
+	w, err := c.NextWriter(Text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	io.WriteString(w, "half")
+	rw.in = [][]byte{{0xFF, 0x00}}
+	if _, err := GetFrame(c); err != io.EOF {
+		t.Error(err)
+	}
+	for _, w := range rw.writes() {
+		if len(w.wrote) == 0 {
+			t.Error("a write of nothing")
+		}
+	}
+}
+
+// TestTransportClosed has the program close the transport itself. Unlike a Close of
+// the Conn that is an error, above all within a message.
+func TestTransportClosed(t *testing.T) {
+	socket, peer := socketPair(t, "tcp", "127.0.0.1:0")
+	c := newConn(socket, nil, false)
+	peer.Write(toward(c, opText, "message")[:8])
+	socket.Close()
+	if _, err := GetFrame(c); err == nil || err == io.EOF {
+		t.Error("GetFrame returned", err)
+	}
+}
