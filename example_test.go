@@ -276,30 +276,44 @@ func ExampleConn_NextWriter() {
 	// Output: 01 03 48 65 6c 00 02 6c 6f 80 00
 }
 
-// A connection that may be idle for long is kept alive by pings, as long as
-// they are answered.
-func ExampleConn_Ping() {
-	talk := func(h *websocket.Conn) {
-		ctx, cancel := context.WithCancel(context.Background())
-		defer cancel()
-		go func() {
-			for range time.Tick(20 * time.Second) {
-				wait, cancel := context.WithTimeout(ctx, 20*time.Second)
-				err := h.Ping(wait)
-				cancel()
-				if err != nil {
-					h.CloseNow()
-					return
-				}
-			}
-		}()
-		for { // reading is what finds the pongs
-			if _, err := websocket.GetFrame(h); err != nil {
-				return
-			}
+// keepAlive pings a peer until ctx is done, and ends the connection if there is no
+// answer in time. Meanwhile another goroutine has to read from h.
+func keepAlive(ctx context.Context, h *websocket.Conn) {
+	ticker := time.NewTicker(20 * time.Second)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		wait, cancel := context.WithTimeout(ctx, 20*time.Second)
+		err := h.Ping(wait)
+		cancel()
+		if err != nil {
+			h.CloseNow()
+			return
 		}
 	}
-	_ = talk
+}
+
+// A connection that may be idle for long is kept alive by pings, for as long as they
+// are answered.
+func ExampleConn_Ping() {
+	h := websocket.NewConn(client("hello"), nil)
+	websocket.ShakeHands(h)
+
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	go keepAlive(ctx, h)
+	for { // reading is what finds the pongs
+		msg, err := websocket.GetFrame(h)
+		if err != nil {
+			break
+		}
+		fmt.Printf("%s\n", msg)
+	}
+	// Output: hello
 }
 
 func ExampleConn_CloseWith() {

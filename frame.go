@@ -317,9 +317,9 @@ type piece struct {
 	need    int    // with no input used: bytes missing at least
 }
 
-// next decodes the start of b. It returns what it found and how many bytes of
-// b that took; if it took none, b has to grow. It unmasks in place, so that
-// whatever it has taken is not to be given to it again.
+// next decodes the first piece of b and returns it with the number of bytes consumed;
+// 0 means that b is too short. It unmasks in place, so consumed bytes must not be passed
+// again.
 func (d *decoder) next(b []byte) (piece, int, error) {
 	if d.hixie {
 		return d.nextHixie(b)
@@ -512,7 +512,8 @@ func (d *decoder) beginBlock(b []byte) (piece, int, error) {
 	return piece{need: 1}, 0, nil
 }
 
-// holdsFrame reports whether b, which begins with a frame, holds all of it.
+// holdsFrame reports whether b, which begins with a frame, seems to hold all of it. For
+// hixie-76 this is a guess; a wrong one only delays or hastens a reply.
 func (d *decoder) holdsFrame(b []byte) bool {
 	if d.hixie {
 		return bytes.IndexByte(b, 0xFF) >= 0
@@ -538,25 +539,32 @@ const (
 	CloseTryAgainLater   CloseCode = 1013
 )
 
-var closeNames = map[CloseCode]string{
-	CloseNormal:          "normal closure",
-	CloseGoingAway:       "going away",
-	CloseProtocolError:   "protocol error",
-	CloseUnsupportedData: "unsupported data",
-	CloseNoStatus:        "no status",
-	CloseInvalidPayload:  "invalid payload",
-	ClosePolicyViolation: "policy violation",
-	CloseMessageTooBig:   "message too big",
-	CloseInternalError:   "internal error",
-	CloseTryAgainLater:   "try again later",
-}
-
 // String returns the number and, where the standard has one, the name.
 func (c CloseCode) String() string {
-	if name, ok := closeNames[c]; ok {
-		return strconv.Itoa(int(c)) + " (" + name + ")"
+	var name string
+	switch c {
+	case CloseNormal:
+		name = " (normal closure)"
+	case CloseGoingAway:
+		name = " (going away)"
+	case CloseProtocolError:
+		name = " (protocol error)"
+	case CloseUnsupportedData:
+		name = " (unsupported data)"
+	case CloseNoStatus:
+		name = " (no status)"
+	case CloseInvalidPayload:
+		name = " (invalid payload)"
+	case ClosePolicyViolation:
+		name = " (policy violation)"
+	case CloseMessageTooBig:
+		name = " (message too big)"
+	case CloseInternalError:
+		name = " (internal error)"
+	case CloseTryAgainLater:
+		name = " (try again later)"
 	}
-	return strconv.Itoa(int(c))
+	return strconv.Itoa(int(c)) + name
 }
 
 // sendable reports whether a close frame may hold the code (RFC 6455, section
@@ -605,10 +613,10 @@ func (e *CloseError) Error() string {
 	return s
 }
 
-// Is reports whether e is an orderly end, for [io.EOF]: one between messages that
-// either side wanted, with CloseNormal, CloseGoingAway or CloseNoStatus. For
-// [io.ErrUnexpectedEOF] it reports whether the peer has closed within a message,
-// and for [net.ErrClosed] whether one of this side's Close methods was the cause.
+// Is makes errors.Is(e, io.EOF) true for an orderly end: either side closed between
+// messages with CloseNormal, CloseGoingAway or CloseNoStatus. For io.ErrUnexpectedEOF it
+// reports whether the peer closed within a message, and for net.ErrClosed whether this
+// side closed.
 func (e *CloseError) Is(target error) bool {
 	switch target {
 	case io.EOF:

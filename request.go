@@ -90,7 +90,7 @@ type Request struct {
 type HandshakeError struct {
 	Status int    // the HTTP status for PutRefusal
 	Field  string // the header field that caused the error, or empty
-	Reason string // a sentence that repeats nothing the client sent
+	Reason string // what was wrong; safe to send to the client
 
 	err error
 }
@@ -136,8 +136,8 @@ func GetRequest(r io.Reader) (*Request, error) {
 	return req, nil
 }
 
-// A headScanner finds the end of a request head and refuses, at the first
-// byte that shows it, what cannot become one. Every byte is looked at once.
+// A headScanner finds the end of a request head. It rejects an invalid head at the first
+// byte that shows it.
 type headScanner struct {
 	n     int // bytes scanned
 	lines int // lines completed
@@ -154,7 +154,7 @@ const (
 	headEnd
 )
 
-// need returns the number of bytes that are missing at the least.
+// need returns the least number of bytes that can complete the head.
 func (s *headScanner) need() int { return int(headEnd - s.state) }
 
 // scan looks at b, which follows what was scanned before, up to the end of

@@ -36,7 +36,8 @@
 //		return err
 //	}
 //	if req.Origin != "https://example.com" {
-//		return websocket.PutRefusal(h, http.StatusForbidden, "This origin is not served.")
+//		websocket.PutRefusal(h, http.StatusForbidden, "This origin is not served.")
+//		return fmt.Errorf("refused a client from %q", req.Origin)
 //	}
 //	return websocket.PutResponse(h, req)
 //
@@ -84,7 +85,8 @@
 //	closed by the peer with         *CloseError             *CloseError
 //	  another code
 //	closed by this side             io.EOF                  *CloseError, which is
-//	                                                          net.ErrClosed to errors.Is
+//	                                                          net.ErrClosed to errors.Is,
+//	                                                          and io.EOF with those codes
 //	CloseNow                        io.EOF                  net.ErrClosed
 //	transport ended                 io.EOF                  io.EOF
 //	  within a message              io.ErrUnexpectedEOF     io.ErrUnexpectedEOF
@@ -100,7 +102,7 @@
 // # Limits
 //
 // All input is bounded: a request head by 8 KiB and 100 fields, its arrival by
-// [Options].HandshakeTimeout, a message by Options.MaxMessage, and by 16384
+// [Options].HandshakeTimeout if it is read through a Conn with deadlines, a message by Options.MaxMessage, and by 16384
 // fragments or one for every 64 bytes if that is more, a closing handshake by
 // Options.CloseTimeout. Memory grows with the bytes that have arrived,
 // not with the length that a peer announces.
@@ -144,9 +146,8 @@ type Options struct {
 	// offers too, and ShakeHands accepts it.
 	Protocols []string
 
-	// HandshakeTimeout is how long the client's opening handshake may take,
-	// on a transport that has read deadlines. 0 means 10 seconds; a negative
-	// duration means no limit.
+	// HandshakeTimeout is how long GetRequest may take, on a transport that has
+	// read deadlines. 0 means 10 seconds; a negative duration means no limit.
 	HandshakeTimeout time.Duration
 
 	// CloseTimeout is how long a closing handshake may take before the
@@ -199,12 +200,13 @@ func (o *output) free() {
 
 // A Conn is one end of a WebSocket connection over any [io.ReadWriter].
 //
-// Any number of goroutines may use a Conn. Reads wait for each other, and so do
-// writes; neither waits for the other. The methods that close the connection or
-// set deadlines may be called at any time and have an effect on calls that are
-// under way. The readers and writers of single messages, from NextReader and
-// NextWriter, are for one goroutine each. A Conn starts no goroutine; its timers
-// stop when it is closed.
+// Any number of goroutines may use a Conn. Reads are serialized, and so are writes.
+// The methods that close the connection or set deadlines may be called at any time
+// and affect calls in progress. The readers and writers of single messages, from
+// NextReader and NextWriter, are for one goroutine each.
+//
+// An idle Conn has no goroutine. Timers, which Close stops, send pongs and replies
+// that were held back.
 type Conn struct {
 	rw     io.ReadWriter
 	opts   Options
@@ -227,10 +229,10 @@ type Conn struct {
 	reader  *messageReader
 	ended   error // why nothing that may still come matters
 
-	// mu guards what follows. It is never held during input or output;
-	// reading and writing are, by whoever has set them.
+	// mu guards what follows. It is not held during I/O; whoever has set
+	// reading or writing owns that direction until it clears it.
 	mu       sync.Mutex
-	turn     sync.Cond // a goroutine that waits for any of these may go on
+	turn     sync.Cond // signals a change of any of these
 	req      *Request  // that was accepted
 	deadline time.Time // for reads, as the caller has set it
 	limit    time.Time // for the opening handshake, while that is read
@@ -243,15 +245,15 @@ type Conn struct {
 	closing  bool  // CloseWith has been called
 	shutdown bool  // rw has been closed
 
-	out      *output // frames that are to be written, batch in number
-	batch    uint64
-	done     uint64 // the number of the last batch that was written
-	controls int    // bytes of control frames in out
-	replies  bool   // out holds messages that wait for more
-	crowded  bool   // messages are written by other goroutines than the reader
-	more     bool   // a whole frame is left in in
-	armed    bool   // timer is running
-	pushing  bool   // writeLate is
+	out      *output // frames to be written, or nil
+	batch    uint64  // number of the batch in out, or of the last one
+	done     uint64  // number of the last batch that was written
+	controls int     // bytes of control frames in out
+	replies  bool    // out holds messages that wait for more
+	crowded  bool    // messages are written by other goroutines than the reader
+	more     bool    // in holds another whole frame
+	armed    bool    // timer is running
+	pushing  bool    // writeLate is
 	timer    *time.Timer
 	watchdog *time.Timer
 	late     atomic.Bool    // watchdog has closed rw
@@ -270,7 +272,7 @@ var _ net.Conn = (*Conn)(nil)
 // new Conn speaks RFC 6455.
 //
 // The Conn closes rw and sets its deadlines if rw has the methods of [net.Conn]
-// for that. If rw is a *net.TCPConn or a *net.UnixConn, a Conn that waits for input
+// for that; it overrides deadlines that were set on rw itself. If rw is a *net.TCPConn or a *net.UnixConn, a Conn that waits for input
 // holds no buffer.
 func NewConn(rw io.ReadWriter, o *Options) *Conn {
 	if c, ok := rw.(*Conn); ok {
@@ -302,7 +304,7 @@ func newConn(rw io.ReadWriter, o *Options, client bool) *Conn {
 		c.raw, _ = s.SyscallConn()
 	}
 	if runtime.GOOS == "windows" || runtime.GOOS == "plan9" || runtime.GOOS == "js" {
-		c.raw = nil // a file descriptor there is none that syscall.Read could poll
+		c.raw = nil // syscall.Read cannot poll a descriptor there
 	}
 	c.try = c.tryRead
 	c.closer, _ = rw.(io.Closer)
@@ -316,8 +318,8 @@ func bareConn(rw io.ReadWriter) *Conn {
 	return c
 }
 
-// Request returns the client's opening handshake, which is not to be changed, once
-// it has been accepted. Before that it returns nil.
+// Request returns the client's opening handshake, or nil if it has not been accepted
+// yet. The caller must not modify it.
 func (c *Conn) Request() *Request {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -449,9 +451,9 @@ func (c *Conn) beginRead(shaking bool) error {
 	return nil
 }
 
-// endRead ends what beginRead has begun. It keeps an error for ever, unless
-// that is a timeout, and returns the one that counts: the first. That may be one
-// of which the read knows nothing, as from Close in another goroutine.
+// endRead ends what beginRead began. An error that is not a timeout becomes the error
+// of all later reads. It returns the first such error, which may come from Close in
+// another goroutine.
 func (c *Conn) endRead(err error) error {
 	more := c.r < c.w && c.dec.kind == noFrame && c.dec.holdsFrame(c.in[c.r:c.w])
 	if err != nil && !isTimeout(err) {
@@ -714,8 +716,7 @@ func (c *Conn) tryRead(fd uintptr) bool {
 	return true
 }
 
-// readFD calls syscall.Read, whose first parameter has not the same type on
-// every system.
+// readFD calls syscall.Read, whose first parameter is an int, or on Windows a Handle.
 func readFD[FD ~int | ~uintptr](read func(FD, []byte) (int, error), fd uintptr, p []byte) (int, error) {
 	return read(FD(fd), p)
 }
@@ -903,8 +904,8 @@ func (c *Conn) putFrame(first byte, p []byte, w *messageWriter) error {
 	return nil
 }
 
-// putLarge is putFrame for a payload that is not to be copied, or where it has
-// to be masked or delimited, not as a whole.
+// putLarge is putFrame for a large payload. It is written from p itself, or piece by
+// piece if it has to be masked or delimited.
 func (c *Conn) putLarge(first byte, p []byte, w *messageWriter) error {
 	for c.writing || c.writer != w && c.werr == nil {
 		if w != nil && c.writer != w {
@@ -970,8 +971,8 @@ func (c *Conn) output() *output {
 	return c.out
 }
 
-// flush writes the output, or waits for the goroutine that already does. mu is
-// held, but not meanwhile.
+// flush writes the output, or waits for the goroutine that already does. mu is held
+// on entry and on return, but not during the write.
 func (c *Conn) flush() error {
 	mine := c.batch
 	for c.writing && c.done < mine {
@@ -983,7 +984,8 @@ func (c *Conn) flush() error {
 	return c.broken
 }
 
-// transfer lets write hand the output to rw. mu is held, but not meanwhile.
+// transfer lets write hand the output to rw. mu is held on entry and on return, but
+// not during the write.
 func (c *Conn) transfer(write func(*output) error) {
 	out, batch := c.out, c.batch
 	c.out, c.replies, c.controls, c.writing = nil, false, 0, true
@@ -1011,8 +1013,8 @@ func writeFull(w io.Writer, p []byte) error {
 	return err
 }
 
-// writeWithin has another goroutine write the output after d, if nothing has
-// done it by then. mu is held.
+// writeWithin has the timer's goroutine write the output after d, unless it has been
+// written by then. mu is held.
 func (c *Conn) writeWithin(d time.Duration) {
 	switch {
 	case c.pushing || c.armed && d > 0 || c.shutdown:
@@ -1025,8 +1027,8 @@ func (c *Conn) writeWithin(d time.Duration) {
 	c.armed = true
 }
 
-// writeLate is what timer calls. However long the transport takes, there is one such
-// goroutine at most, which also writes what comes meanwhile.
+// writeLate is the timer's function. At most one such goroutine writes at a time; it
+// goes on with what is queued meanwhile.
 func (c *Conn) writeLate() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -1040,9 +1042,9 @@ func (c *Conn) writeLate() {
 	c.pushing = false
 }
 
-// beforeWait lets replies go before a read that may wait. Where the reader is the
-// only one to write, it does that itself. Else it does not wait for what others
-// have written: the peer in turn may be waiting for this side to read.
+// beforeWait sends replies that were held back before a read that may wait. If other
+// goroutines write too, it leaves that to the timer: waiting for their output could
+// deadlock with a peer that waits for this side to read.
 func (c *Conn) beforeWait() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -1056,10 +1058,10 @@ func (c *Conn) beforeWait() {
 	}
 }
 
-// putControl sends a control frame. It does not wait for the transport, so that
-// two peers that are both busy sending cannot end up waiting for each other's
-// pongs; except where the transport cannot be closed, as it is then no socket,
-// and where too many control frames wait already. mu is held.
+// putControl queues a control frame for the timer's goroutine. If it waited for the
+// transport, two busy peers could wait for each other's pongs. It does wait if the
+// transport cannot be closed, and is thus no socket, or if 64 KiB of control frames
+// are queued. mu is held.
 func (c *Conn) putControl(opcode byte, p []byte) error {
 	out := c.output()
 	n := len(out.b)
@@ -1152,16 +1154,18 @@ func (c *Conn) Close() error { return c.CloseWith(CloseNormal, "") }
 // close frame with the code and the reason, drops what the peer still sends up to its
 // own close frame, and closes the transport. If the peer has not answered within
 // Options.CloseTimeout, CloseWith closes the transport anyway and returns an error
-// that wraps [os.ErrDeadlineExceeded]. If the transport has no Close method, nothing
-// could end the wait; then CloseWith sends its frame and returns.
+// that wraps [os.ErrDeadlineExceeded]. It relies on the transport's Close to end calls
+// in progress, as that of a [net.Conn] does. If the transport has no Close method,
+// CloseWith sends the close frame and returns without waiting for an answer.
 //
-// Calls that are under way return, they and later ones with a [*CloseError] that has
-// the code. If the connection had ended before, CloseWith just closes the transport
-// and returns nil. So does every call after the first.
+// Pending and later calls fail with a [*CloseError] that holds the code. If the
+// connection has already ended, or another call of CloseWith was first, CloseWith
+// returns nil when the transport is closed. That may take up to Options.CloseTimeout, as
+// the peer is given time to read what was sent last.
 //
 // The reason is UTF-8 of at most 123 bytes. CloseNoStatus, without a reason, sends a
 // close frame without a payload. A code or reason that must not be sent is an error,
-// and the connection stays open. Hixie-76 sends neither.
+// and the connection stays open. Hixie-76 carries neither.
 func (c *Conn) CloseWith(code CloseCode, reason string) error {
 	if err := checkClose(code, reason); err != nil {
 		return err
@@ -1226,9 +1230,8 @@ func (c *Conn) CloseWith(code CloseCode, reason string) error {
 	return err
 }
 
-// CloseNow closes the transport at once, without a closing handshake. Calls that are
-// under way return, they and later ones with [net.ErrClosed], unless the connection
-// had ended before.
+// CloseNow closes the transport at once, without a closing handshake. Pending and later
+// calls fail with [net.ErrClosed], unless the connection has already ended.
 func (c *Conn) CloseNow() error {
 	c.mu.Lock()
 	c.broken = net.ErrClosed

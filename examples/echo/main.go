@@ -82,7 +82,7 @@ func talkLoop(h *websocket.Conn) {
 		}
 		if err != nil {
 			fmt.Println(err)
-			h.CloseWith(websocket.CloseUnsupportedData, "") // if it was not text
+			h.CloseWith(websocket.CloseUnsupportedData, "") // no effect unless the message was not text
 			return
 		}
 	}
