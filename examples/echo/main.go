@@ -14,6 +14,7 @@ import (
 	"os/signal"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"github.com/54eee7d7/websocket"
 )
@@ -78,12 +79,19 @@ func talkLoop(h *websocket.Conn) {
 			return
 		}
 		if err == nil {
-			err = websocket.PutFrame(h, append(msg, ", meow."...))
+			err = reply(h, append(msg, ", meow."...))
 		}
 		if err != nil {
 			fmt.Println(err)
-			h.CloseWith(websocket.CloseUnsupportedData, "") // no effect unless the message was not text
 			return
 		}
 	}
+}
+
+// reply sends text, or what cannot be text as a binary message.
+func reply(h *websocket.Conn, msg []byte) error {
+	if utf8.Valid(msg) {
+		return websocket.PutFrame(h, msg)
+	}
+	return h.WriteMessage(websocket.Binary, msg)
 }

@@ -176,6 +176,8 @@ func TestRFC6455(t *testing.T) {
 	c.expect(t, meow)
 	c.send(t, "\x81\x80\x00\x00\x00\x00"+hello) // two at once, one of them empty
 	c.expect(t, "\x81\x07, meow."+meow)
+	c.send(t, "\x82\x82\x00\x00\x00\x00\x01\xff") // no text
+	c.expect(t, "\x82\x09\x01\xff, meow.")
 	c.send(t, closeFrame)
 	c.expect(t, closed)
 	c.expectEOF(t)
