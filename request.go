@@ -157,19 +157,18 @@ const (
 // need returns the least number of bytes that can complete the head.
 func (s *headScanner) need() int { return int(headEnd - s.state) }
 
-// scan looks at b, which follows what was scanned before, up to the end of
-// the head. It returns the number of bytes of b that belong to the head.
-func (s *headScanner) scan(b []byte) (int, error) {
+// scan looks at b, which follows what was scanned before, up to the end of the head.
+func (s *headScanner) scan(b []byte) error {
 	const method = "GET "
-	for i, c := range b {
+	for _, c := range b {
 		if s.n == maxHead {
-			return i, &HandshakeError{Status: http.StatusRequestHeaderFieldsTooLarge, Reason: "the head is larger than 8 KiB"}
+			return &HandshakeError{Status: http.StatusRequestHeaderFieldsTooLarge, Reason: "the head is larger than 8 KiB"}
 		}
 		if s.n < len(method) && c != method[s.n] {
 			if 'A' <= c && c <= 'Z' || s.n > 0 && c == ' ' {
-				return i, &HandshakeError{Status: http.StatusMethodNotAllowed, Reason: "the method is not GET"}
+				return &HandshakeError{Status: http.StatusMethodNotAllowed, Reason: "the method is not GET"}
 			}
-			return i, badRequest("", "not an HTTP request")
+			return badRequest("", "not an HTTP request")
 		}
 		s.n++
 		switch {
@@ -181,22 +180,22 @@ func (s *headScanner) scan(b []byte) (int, error) {
 		case c == '\n' && s.state == afterCR:
 			s.state = lineStart
 			if s.lines++; s.lines > 1+maxFields {
-				return i, &HandshakeError{Status: http.StatusRequestHeaderFieldsTooLarge, Reason: "the head has more than 100 fields"}
+				return &HandshakeError{Status: http.StatusRequestHeaderFieldsTooLarge, Reason: "the head has more than 100 fields"}
 			}
 		case c == '\n' && s.state == afterEndCR:
 			s.state = headEnd
-			return i + 1, nil
+			return nil
 		case s.state == afterCR || s.state == afterEndCR:
-			return i, badRequest("", "the head has a CR without LF")
+			return badRequest("", "the head has a CR without LF")
 		case s.state == lineStart && (c == ' ' || c == '\t'):
-			return i, badRequest("", "the head has a folded line") // RFC 9112, section 5.2
+			return badRequest("", "the head has a folded line") // RFC 9112, section 5.2
 		case c < ' ' && c != '\t' || c == 0x7f:
-			return i, badRequest("", "the head has a control character")
+			return badRequest("", "the head has a control character")
 		default:
 			s.state = inLine
 		}
 	}
-	return len(b), nil
+	return nil
 }
 
 // readRequest consumes an opening handshake from c's input, or nothing. It
@@ -221,7 +220,7 @@ func (c *Conn) readRequest() (*Request, error) {
 func (c *Conn) scanRequest() (*Request, error) {
 	var scan headScanner
 	for {
-		if _, err := scan.scan(c.in[c.r+scan.n : c.w]); err != nil {
+		if err := scan.scan(c.in[c.r+scan.n : c.w]); err != nil {
 			return nil, err
 		}
 		if scan.state == headEnd {

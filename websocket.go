@@ -102,10 +102,10 @@
 // # Limits
 //
 // All input is bounded: a request head by 8 KiB and 100 fields, its arrival by
-// [Options].HandshakeTimeout if it is read through a Conn with deadlines, a message by Options.MaxMessage, and by 16384
-// fragments or one for every 64 bytes if that is more, a closing handshake by
-// Options.CloseTimeout. Memory grows with the bytes that have arrived,
-// not with the length that a peer announces.
+// [Options].HandshakeTimeout if it is read through a Conn with deadlines, a message
+// by Options.MaxMessage, and by 16384 fragments or one for every 64 bytes if that is
+// more, a closing handshake by Options.CloseTimeout. Memory grows with the bytes that
+// have arrived, not with the length that a peer announces.
 //
 // There is no limit on how long a client may be idle: see [Conn.Ping] and
 // [Conn.SetReadDeadline]. Nor is there one on how long a write waits for a client
@@ -271,9 +271,9 @@ var _ net.Conn = (*Conn)(nil)
 // [PutResponse]. Only a stream on which it has been done elsewhere needs none; a
 // new Conn speaks RFC 6455.
 //
-// The Conn closes rw and sets its deadlines if rw has the methods of [net.Conn]
-// for that; it overrides deadlines that were set on rw itself. If rw is a *net.TCPConn or a *net.UnixConn, a Conn that waits for input
-// holds no buffer.
+// The Conn closes rw and sets its deadlines if rw has the methods of [net.Conn] for
+// that; it overrides deadlines that were set on rw itself. If rw is a *net.TCPConn or a
+// *net.UnixConn, a Conn that waits for input holds no buffer, except on Windows.
 func NewConn(rw io.ReadWriter, o *Options) *Conn {
 	if c, ok := rw.(*Conn); ok {
 		return c
