@@ -1,12 +1,23 @@
 package websocket
 
 import (
+	"bufio"
+	"bytes"
 	"cmp"
+	"crypto/rand"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
+	"net/netip"
+	"net/url"
+	"os"
 	"slices"
+	"strings"
+	"sync"
+	"time"
 )
 
 // ShakeHands reads a client's opening handshake and accepts it, whatever its host, path
@@ -57,7 +68,7 @@ func PutResponse(w io.Writer, req *Request) error {
 	if err := req.check(); err != nil {
 		return err
 	}
-	response := createResponse(req)
+	response := createResponse(req, nil)
 	if c, ok := w.(*Conn); ok {
 		return c.accept(req, response)
 	}
@@ -96,10 +107,11 @@ func CreateResponse(req *Request) []byte {
 	if req.check() != nil {
 		return nil
 	}
-	return createResponse(req)
+	return createResponse(req, nil)
 }
 
-func createResponse(req *Request) []byte {
+// createResponse puts fields, which end in CR LF each, into the head.
+func createResponse(req *Request, fields []byte) []byte {
 	token := CreateToken(req)
 	b := make([]byte, 0, 512)
 	if req.Version == RFC6455 {
@@ -109,7 +121,9 @@ func createResponse(req *Request) []byte {
 			"Sec-WebSocket-Accept: "...)
 		b = append(b, token...)
 		b = appendProtocol(b, req.Protocol)
-		return append(b, "\r\n\r\n"...)
+		b = append(b, "\r\n"...)
+		b = append(b, fields...)
+		return append(b, "\r\n"...)
 	}
 	scheme := "ws://"
 	if req.Secure {
@@ -125,7 +139,9 @@ func createResponse(req *Request) []byte {
 	b = append(b, req.Host...)
 	b = append(b, req.Path...)
 	b = appendProtocol(b, req.Protocol)
-	b = append(b, "\r\n\r\n"...)
+	b = append(b, "\r\n"...)
+	b = append(b, fields...)
+	b = append(b, "\r\n"...)
 	return append(b, token...)
 }
 
@@ -170,4 +186,495 @@ func (c *Conn) answerable() error {
 		return errShaken
 	}
 	return c.werr
+}
+
+// Upgrade makes a WebSocket connection of a request to an [http.Handler]. The client may
+// come over HTTP/1.1, with RFC 6455 or hixie-76, or over HTTP/2, with RFC 8441, if the
+// [http.Server] allows that: as of Go 1.26 it does with http2xconnect=1 in the environment
+// variable GODEBUG.
+//
+// Upgrade accepts clients that send no Origin, and pages whose origin is the server's own:
+// its scheme, https if the connection is encrypted, and the host and port that the client
+// asked for. Pages of other origins are refused unless Options.Origins allows them. Behind a
+// proxy that ends TLS, or changes Host, the public origin has to be listed there.
+//
+// The response has the fields of w.Header, such as cookies, apart from those that an HTTP
+// connection needs for itself. If there is an error, Upgrade has answered the request. The
+// error is a [*HandshakeError], except if the response could not be written.
+//
+// Over HTTP/1.1 the connection may be used after the handler has returned, which frees the
+// memory that net/http needs for a request. Over HTTP/2 the handler must not return before
+// the connection is closed.
+func Upgrade(w http.ResponseWriter, r *http.Request, o *Options) (*Conn, error) {
+	return upgrade(w, r, o.clone())
+}
+
+// upgrade is Upgrade. It keeps o.
+func upgrade(w http.ResponseWriter, r *http.Request, o *Options) (*Conn, error) {
+	req, err := requestOf(r)
+	if err == nil {
+		err = o.checkOrigin(req)
+	}
+	if err != nil {
+		return nil, refuse(w, r, err)
+	}
+	req.Protocol = o.chooseProtocol(req.Protocols)
+	if r.ProtoMajor > 1 {
+		return upgradeStream(w, r, req, o)
+	}
+
+	limit := time.Time{}
+	if d := cmp.Or(o.HandshakeTimeout, handshakeTimeout); d > 0 {
+		limit = time.Now().Add(d)
+	}
+	control := http.NewResponseController(w)
+	if req.Version == Hixie76 && r.ContentLength == tokenSize {
+		control.SetReadDeadline(limit) // if it can, else net/http has one
+		if err := req.readToken(r.Body); err != nil {
+			return nil, refuse(w, r, err)
+		}
+	}
+	conn, buf, err := control.Hijack()
+	if err != nil {
+		status := http.StatusInternalServerError
+		if errors.Is(err, errors.ErrUnsupported) {
+			status = http.StatusNotImplemented
+		}
+		return nil, refuse(w, r, &HandshakeError{Status: status, Reason: "the server cannot take over the connection", err: err})
+	}
+	if req.Version == Hixie76 && req.Token == "" {
+		conn.SetReadDeadline(limit)
+		if err := req.readToken(buf.Reader); err != nil {
+			PutRefusal(conn, err.Status, err.Reason)
+			conn.Close()
+			return nil, err
+		}
+		conn.SetReadDeadline(time.Time{})
+	}
+	c := newConn(conn, o, false)
+	read, _ := buf.Reader.Peek(buf.Reader.Buffered())
+	c.in, c.w = slices.Clone(read), len(read)
+
+	var fields bytes.Buffer
+	w.Header().WriteSubset(&fields, hopFields)
+	if err := c.accept(req, createResponse(req, fields.Bytes())); err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return c, nil
+}
+
+// hopFields are the fields of a response that are up to the handshake or to HTTP itself.
+var hopFields = map[string]bool{
+	"Connection":               true,
+	"Content-Length":           true,
+	"Content-Type":             true,
+	"Sec-Websocket-Accept":     true,
+	"Sec-Websocket-Extensions": true,
+	"Sec-Websocket-Location":   true,
+	"Sec-Websocket-Origin":     true,
+	"Sec-Websocket-Protocol":   true,
+	"Sec-Websocket-Version":    true,
+	"Trailer":                  true,
+	"Transfer-Encoding":        true,
+	"Upgrade":                  true,
+}
+
+// requestOf checks a request that net/http has read. The token of hixie-76 is not part of
+// it.
+func requestOf(r *http.Request) (*Request, error) {
+	path := r.RequestURI // as the client sent it, even behind http.StripPrefix
+	if !strings.HasPrefix(path, "/") {
+		path = r.URL.RequestURI()
+	}
+	var req *Request
+	var err error
+	switch protocol := r.Header[":protocol"]; {
+	case r.ProtoMajor > 1 && r.Method == http.MethodConnect && protocol != nil:
+		if protocol[0] != "websocket" {
+			return nil, &HandshakeError{Status: http.StatusNotImplemented, Reason: "the protocol is not websocket"}
+		}
+		req, err = newStreamRequest(r.Host, path, r.Header)
+	case r.Method != http.MethodGet:
+		return nil, &HandshakeError{Status: http.StatusMethodNotAllowed, Reason: "the method is not GET"}
+	case r.TransferEncoding != nil:
+		return nil, badRequest("Transfer-Encoding", "announces a body")
+	default:
+		req, err = newRequest(r.Host, path, r.Header)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if r.ProtoMajor == 1 && r.ProtoMinor == 0 && req.Version == RFC6455 {
+		return nil, &HandshakeError{Status: http.StatusHTTPVersionNotSupported, Reason: "the HTTP version is not 1.1"}
+	}
+	req.Secure = r.TLS != nil
+	if r.ProtoMajor > 1 {
+		return req, req.checkText()
+	}
+	return req, req.checkHead()
+}
+
+// readToken reads the eight bytes behind the head of a hixie-76 client.
+func (req *Request) readToken(r io.Reader) *HandshakeError {
+	token := make([]byte, tokenSize)
+	_, err := io.ReadFull(r, token)
+	switch {
+	case err == nil:
+		req.Token = string(token)
+		return nil
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return &HandshakeError{Status: http.StatusRequestTimeout, Reason: "the handshake took too long", err: err}
+	case err == io.EOF:
+		err = io.ErrUnexpectedEOF
+	}
+	return &HandshakeError{Status: http.StatusBadRequest, Reason: "the token is not 8 bytes long", err: err}
+}
+
+// refuse answers a request with the status and reason of err, and returns err.
+func refuse(w http.ResponseWriter, r *http.Request, err error) error {
+	e, ok := errors.AsType[*HandshakeError](err)
+	if !ok {
+		e = &HandshakeError{Status: http.StatusInternalServerError, Reason: err.Error(), err: err}
+	}
+	h := w.Header()
+	switch {
+	case e.Status == http.StatusMethodNotAllowed:
+		h.Set("Allow", http.MethodGet)
+	case e.Status == http.StatusUpgradeRequired && r.ProtoMajor == 1:
+		h.Set("Upgrade", "websocket")
+		h.Set("Connection", "Upgrade")
+		h.Set("Sec-WebSocket-Version", "13")
+	case r.Header["Sec-Websocket-Key1"] != nil:
+		h.Set("Connection", "close") // else the token would be taken for a request
+	}
+	http.Error(w, e.Reason, e.Status)
+	return e
+}
+
+// checkOrigin reports a client whose origin may not connect.
+func (o *Options) checkOrigin(req *Request) error {
+	for _, pattern := range o.Origins {
+		if _, _, _, ok := splitOrigin(pattern); !ok && pattern != "*" && pattern != "null" {
+			return &HandshakeError{Status: http.StatusInternalServerError, Reason: "the server's list of origins is not valid",
+				err: fmt.Errorf("websocket: Options.Origins has %q, which is no origin", pattern)}
+		}
+	}
+	own := "http://"
+	if req.Secure {
+		own = "https://"
+	}
+	if req.Origin == "" || matchOrigin(own+req.Host, req.Origin, false) {
+		return nil
+	}
+	for _, pattern := range o.Origins {
+		if matchOrigin(pattern, req.Origin, true) {
+			return nil
+		}
+	}
+	return &HandshakeError{Status: http.StatusForbidden, Field: "Origin", Reason: "pages of this origin may not connect"}
+}
+
+// matchOrigin reports whether an origin is the same as another, or if wild, whether the
+// pattern stands for it.
+func matchOrigin(pattern, origin string, wild bool) bool {
+	if pattern == origin && (wild || origin != "null") || wild && pattern == "*" {
+		return true
+	}
+	scheme, host, port, ok := splitOrigin(origin)
+	scheme2, host2, port2, ok2 := splitOrigin(pattern)
+	if !ok || !ok2 || scheme != scheme2 || port != port2 && !(wild && port2 == "*") {
+		return false
+	}
+	before, after, star := strings.Cut(host2, "*")
+	if !wild || !star {
+		return host == host2
+	}
+	return len(host) > len(before)+len(after) && strings.HasPrefix(host, before) && strings.HasSuffix(host, after)
+}
+
+// splitOrigin splits an origin (RFC 6454, section 6.2), or a pattern for some, into its
+// scheme, host and port, and reports whether it is one.
+func splitOrigin(s string) (scheme, host, port string, ok bool) {
+	scheme, host, ok = strings.Cut(strings.ToLower(s), "://")
+	if i := strings.LastIndexByte(host, ':'); i > strings.LastIndexByte(host, ']') {
+		host, port = host[:i], host[i+1:]
+	}
+	if port == "" {
+		switch scheme {
+		case "http":
+			port = "80"
+		case "https":
+			port = "443"
+		}
+	}
+	ok = ok && isToken(scheme) && !strings.Contains(scheme, "*") && isGraphic(host) && host != "" &&
+		!strings.ContainsAny(host, `/\?#@,`) && strings.Count(host, "*") <= 1 &&
+		(port == "*" || strings.Trim(port, "0123456789") == "")
+	return scheme, host, port, ok
+}
+
+// upgradeStream accepts a client that comes over HTTP/2 (RFC 8441, section 5).
+func upgradeStream(w http.ResponseWriter, r *http.Request, req *Request, o *Options) (*Conn, error) {
+	h := w.Header()
+	for name := range hopFields {
+		h.Del(name)
+	}
+	if req.Protocol != "" {
+		h.Set("Sec-WebSocket-Protocol", req.Protocol)
+	}
+	w.WriteHeader(http.StatusOK)
+	s := newStream(w, r)
+	if err := s.control.Flush(); err != nil {
+		s.Close()
+		return nil, err
+	}
+	c := newConn(s, o, false)
+	c.req = req
+	return c, nil
+}
+
+// A stream is a stream of HTTP/2 as a transport. Its body is read through a pipe, because a
+// read deadline of net/http's would be the end of it.
+type stream struct {
+	net.Conn // the end of the pipe that is read from
+	body     io.ReadCloser
+	w        http.ResponseWriter
+	control  *http.ResponseController
+	local    net.Addr
+	remote   net.Addr
+
+	mu      sync.Mutex // held while w is in use
+	closed  bool
+	readErr error // set before the pipe is closed
+}
+
+func newStream(w http.ResponseWriter, r *http.Request) *stream {
+	s := &stream{body: r.Body, w: w, control: http.NewResponseController(w), local: noAddr{}, remote: noAddr{}}
+	s.control.SetReadDeadline(time.Time{}) // those of the http.Server are for requests
+	s.control.SetWriteDeadline(time.Time{})
+	if a, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr); ok {
+		s.local = a
+	}
+	if a, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
+		s.remote = net.TCPAddrFromAddrPort(a)
+	}
+	var in net.Conn
+	s.Conn, in = net.Pipe()
+	go func() {
+		_, s.readErr = io.CopyBuffer(in, s.body, make([]byte, heldInputSize))
+		in.Close()
+	}()
+	return s
+}
+
+func (s *stream) Read(p []byte) (int, error) {
+	n, err := s.Conn.Read(p)
+	if err == io.EOF && s.readErr != nil {
+		err = s.readErr
+	}
+	return n, err
+}
+
+func (s *stream) Write(p []byte) (n int, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return 0, net.ErrClosed
+	}
+	// After the handler has returned, w panics.
+	defer func() {
+		if v := recover(); v != nil {
+			err = fmt.Errorf("websocket: %v", v)
+		}
+	}()
+	if n, err = s.w.Write(p); err == nil {
+		err = s.control.Flush()
+	}
+	return n, err
+}
+
+// Close ends reads and writes in progress. The stream itself ends when its handler
+// returns.
+func (s *stream) Close() error {
+	s.Conn.Close()
+	s.body.Close()
+	if !s.mu.TryLock() {
+		s.control.SetWriteDeadline(time.Unix(1, 0)) // resets the stream
+		s.mu.Lock()
+	}
+	defer s.mu.Unlock()
+	s.closed = true
+	return nil
+}
+
+func (s *stream) SetWriteDeadline(t time.Time) error { return s.control.SetWriteDeadline(t) }
+func (s *stream) SetDeadline(t time.Time) error {
+	return cmp.Or(s.SetReadDeadline(t), s.SetWriteDeadline(t))
+}
+func (s *stream) LocalAddr() net.Addr  { return s.local }
+func (s *stream) RemoteAddr() net.Addr { return s.remote }
+
+// ClientHandshake opens a connection over rw as a client of RFC 6455, with a request for
+// the URL. It is for streams that exist already: to connect to a server, use [Dial]. The
+// scheme of the URL, ws or wss, does not matter; to use TLS, pass a *tls.Conn.
+//
+// What is said of errors at Dial holds here, too. ClientHandshake does not follow redirects,
+// and leaves it to the caller to close rw if there is an error. The response may have 8 KiB.
+func ClientHandshake(rw io.ReadWriter, url string, o *Options) (*Conn, error) {
+	o = o.clone()
+	r, req, err := o.newClientRequest(url)
+	if err != nil {
+		return nil, err
+	}
+	var b bytes.Buffer
+	if err := r.Write(&b); err != nil {
+		return nil, err
+	}
+	c := newConn(rw, o, true)
+	if d := cmp.Or(o.HandshakeTimeout, handshakeTimeout); d > 0 {
+		c.SetDeadline(time.Now().Add(d))
+		defer c.SetDeadline(time.Time{})
+	}
+	if err := writeFull(rw, b.Bytes()); err != nil {
+		return nil, err
+	}
+	limited := &io.LimitedReader{R: rw, N: maxHead}
+	br := bufio.NewReader(limited)
+	resp, err := http.ReadResponse(br, r)
+	switch {
+	case err != nil && limited.N == 0:
+		return nil, badResponse("", "the head of the response is larger than 8 KiB")
+	case err != nil:
+		return nil, err
+	}
+	if err := req.checkResponse(resp); err != nil {
+		return nil, err
+	}
+	read, _ := br.Peek(br.Buffered())
+	c.in, c.w = slices.Clone(read), len(read)
+	c.req = req
+	return c, nil
+}
+
+// newClientRequest returns a client's opening handshake, as net/http sends it and as
+// Conn.Request returns it (RFC 6455, section 4.1).
+func (o *Options) newClientRequest(rawURL string) (*http.Request, *Request, error) {
+	u, err := url.Parse(rawURL)
+	if err != nil {
+		return nil, nil, fmt.Errorf("websocket: %w", err)
+	}
+	if !httpScheme(u) {
+		return nil, nil, fmt.Errorf("websocket: the scheme of %q is neither ws nor wss", rawURL)
+	}
+	if u.Host == "" {
+		return nil, nil, fmt.Errorf("websocket: %q has no host", rawURL)
+	}
+	if strings.Contains(rawURL, "#") {
+		return nil, nil, fmt.Errorf("websocket: %q has a fragment", rawURL) // RFC 6455, section 3
+	}
+	r, err := http.NewRequest(http.MethodGet, u.String(), nil)
+	if err != nil {
+		return nil, nil, fmt.Errorf("websocket: %w", err)
+	}
+	for name, values := range o.Header {
+		name = http.CanonicalHeaderKey(name)
+		if !isToken(name) || hopFields[name] || name == "Sec-Websocket-Key" {
+			return nil, nil, fmt.Errorf("websocket: Options.Header must not have the field %q", name)
+		}
+		for _, v := range values {
+			if strings.ContainsFunc(v, isControl) {
+				return nil, nil, fmt.Errorf("websocket: the field %s of Options.Header has a control character", name)
+			}
+			r.Header.Add(name, v)
+		}
+	}
+	if host := r.Header.Get("Host"); host != "" {
+		r.Host = host
+		r.Header.Del("Host")
+	}
+	if u.User != nil && r.Header.Get("Authorization") == "" {
+		password, _ := u.User.Password()
+		r.SetBasicAuth(u.User.Username(), password)
+	}
+	for i, p := range o.Protocols {
+		if !isToken(p) || slices.Contains(o.Protocols[:i], p) {
+			return nil, nil, fmt.Errorf("websocket: Options.Protocols has %q, which is no token or there twice", p)
+		}
+	}
+	nonce := make([]byte, 16)
+	rand.Read(nonce)
+	req := &Request{
+		Version:   RFC6455,
+		Host:      r.Host,
+		Path:      u.RequestURI(),
+		Origin:    r.Header.Get("Origin"),
+		Secure:    u.Scheme == "https",
+		Key:       base64.StdEncoding.EncodeToString(nonce),
+		Protocols: o.Protocols,
+		Header:    r.Header,
+	}
+	r.Header.Set("Upgrade", "websocket")
+	r.Header.Set("Connection", "Upgrade")
+	r.Header.Set("Sec-WebSocket-Key", req.Key)
+	r.Header.Set("Sec-WebSocket-Version", "13")
+	if len(o.Protocols) > 0 {
+		r.Header.Set("Sec-WebSocket-Protocol", strings.Join(o.Protocols, ", "))
+	}
+	return r, req, nil
+}
+
+// httpScheme changes the schemes of WebSocket URLs to those of HTTP, which net/http knows,
+// and reports whether u has one of them.
+func httpScheme(u *url.URL) bool {
+	switch u.Scheme {
+	case "ws":
+		u.Scheme = "http"
+	case "wss":
+		u.Scheme = "https"
+	}
+	return u.Scheme == "http" || u.Scheme == "https"
+}
+
+// checkResponse checks a server's answer to req (RFC 6455, section 4.1) and sets the
+// subprotocol.
+func (req *Request) checkResponse(resp *http.Response) error {
+	if resp.StatusCode != http.StatusSwitchingProtocols {
+		body, _ := io.ReadAll(io.LimitReader(resp.Body, maxRefusal))
+		resp.Body.Close()
+		resp.Body = io.NopCloser(bytes.NewReader(body))
+		return &HandshakeError{Status: resp.StatusCode, Response: resp,
+			Reason: strings.TrimSpace(fmt.Sprintf("the server answered %d %s", resp.StatusCode, http.StatusText(resp.StatusCode)))}
+	}
+	accept, err := single(resp.Header, "Sec-Websocket-Accept")
+	if err != nil {
+		return badResponse("Sec-WebSocket-Accept", "is repeated")
+	}
+	protocol, err := single(resp.Header, "Sec-Websocket-Protocol")
+	switch {
+	case !hasToken(resp.Header["Upgrade"], "websocket"):
+		return badResponse("Upgrade", "is not websocket")
+	case !hasToken(resp.Header["Connection"], "upgrade"):
+		return badResponse("Connection", "does not hold upgrade")
+	case accept != string(CreateToken(req)):
+		return badResponse("Sec-WebSocket-Accept", "does not fit the key")
+	case resp.Header["Sec-Websocket-Extensions"] != nil:
+		return badResponse("Sec-WebSocket-Extensions", "names an extension that was not offered")
+	case err != nil:
+		return badResponse("Sec-WebSocket-Protocol", "is repeated")
+	case resp.Header["Sec-Websocket-Protocol"] != nil && !slices.Contains(req.Protocols, protocol):
+		return badResponse("Sec-WebSocket-Protocol", "names a subprotocol that was not offered")
+	}
+	req.Protocol = protocol
+	return nil
+}
+
+// badResponse returns an error for a server that is to blame.
+func badResponse(field, reason string) *HandshakeError {
+	e := badRequest(field, reason)
+	e.Status, e.Reason = http.StatusSwitchingProtocols, "the server's "+e.Reason
+	if field == "" {
+		e.Reason = reason
+	}
+	return e
 }

@@ -18,6 +18,7 @@ const (
 	maxHead      = 8 << 10 // bytes, from the request line to the blank line
 	maxFields    = 100
 	maxProtocols = 100
+	maxRefusal   = 4 << 10 // bytes of a refusal's body that a client keeps
 )
 
 // A Version is a version of the WebSocket protocol.
@@ -71,7 +72,7 @@ type Request struct {
 	Key1, Key2, Token string
 
 	// Key is the value of Sec-WebSocket-Key, 16 bytes in base64. It is empty
-	// for Hixie76.
+	// for Hixie76 and over HTTP/2.
 	Key string
 
 	// Protocols lists the subprotocols that the client offers, in its order
@@ -88,9 +89,13 @@ type Request struct {
 
 // A HandshakeError says why an opening handshake failed.
 type HandshakeError struct {
-	Status int    // the HTTP status for PutRefusal
+	Status int    // the HTTP status: for PutRefusal, or to a client, of the response
 	Field  string // the header field that caused the error, or empty
 	Reason string // what was wrong; safe to send to the client
+
+	// Response is what a client has got from a server that refused it, with up to
+	// 4 KiB of the body, which need not be closed. Otherwise it is nil.
+	Response *http.Response
 
 	err error
 }
@@ -321,6 +326,8 @@ func parseHead(head string) (*Request, error) {
 	return req, nil
 }
 
+var errVersion = &HandshakeError{Status: http.StatusUpgradeRequired, Field: "Sec-WebSocket-Version", Reason: "Sec-WebSocket-Version is not 13"}
+
 // newRequest makes a Request of the fields of a head, which tell its version.
 func newRequest(host, path string, header http.Header) (*Request, error) {
 	req := &Request{Host: host, Path: path, Header: header}
@@ -347,7 +354,7 @@ func newRequest(host, path string, header http.Header) (*Request, error) {
 	case !hasToken(header["Connection"], "upgrade"):
 		return nil, badRequest("Connection", "does not hold upgrade")
 	case version != "" && version != "13":
-		return nil, &HandshakeError{Status: http.StatusUpgradeRequired, Field: "Sec-WebSocket-Version", Reason: "Sec-WebSocket-Version is not 13"}
+		return nil, errVersion
 	case req.Key != "" && version == "":
 		return nil, badRequest("Sec-WebSocket-Version", "is missing")
 	case req.Key != "" || version != "":
@@ -378,6 +385,23 @@ func newRequest(host, path string, header http.Header) (*Request, error) {
 	return req, nil
 }
 
+// newStreamRequest makes a Request of one that came over HTTP/2 (RFC 8441, section 5).
+func newStreamRequest(host, path string, header http.Header) (*Request, error) {
+	req := &Request{Version: RFC6455, Host: host, Path: path, Header: header}
+	version, err := single(header, "Sec-Websocket-Version")
+	if err != nil {
+		return nil, err
+	}
+	if version != "13" {
+		return nil, errVersion
+	}
+	if req.Origin, err = single(header, "Origin"); err != nil {
+		return nil, err
+	}
+	req.Protocols, err = splitProtocols(header["Sec-Websocket-Protocol"])
+	return req, err
+}
+
 // check reports what makes r unfit for an accepting response, as a program may
 // have made or changed it.
 func (r *Request) check() error {
@@ -390,8 +414,8 @@ func (r *Request) check() error {
 	return nil
 }
 
-// checkHead is check for all that stands in the head.
-func (r *Request) checkHead() error {
+// checkText is check for what requests of all kinds have.
+func (r *Request) checkText() error {
 	switch {
 	case r.Host == "":
 		return badRequest("Host", "is missing")
@@ -409,6 +433,14 @@ func (r *Request) checkHead() error {
 		return badRequest("Sec-WebSocket-Protocol", "was not offered by the client")
 	case strings.ContainsFunc(r.Protocol, isControl):
 		return badRequest("Sec-WebSocket-Protocol", "has a control character")
+	}
+	return nil
+}
+
+// checkHead is check for all that stands in the head.
+func (r *Request) checkHead() error {
+	if err := r.checkText(); err != nil {
+		return err
 	}
 	switch r.Version {
 	case RFC6455:

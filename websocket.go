@@ -122,6 +122,7 @@ import (
 	"io"
 	"math"
 	"net"
+	"net/http"
 	"os"
 	"runtime"
 	"slices"
@@ -132,8 +133,9 @@ import (
 	"unicode/utf8"
 )
 
-// Options adjusts a [Conn]. The zero value and a nil pointer stand for the
-// defaults. Functions that take Options copy them.
+// Options adjusts connections. The zero value and a nil pointer stand for the
+// defaults. Functions that take Options copy them; a [Server] does so for every
+// client.
 type Options struct {
 	// MaxMessage is the size of the largest message that is accepted, in
 	// bytes. The connection of a peer that announces a larger one is closed
@@ -141,18 +143,50 @@ type Options struct {
 	// negative number means no limit, for programs that stream with NextReader.
 	MaxMessage int64
 
-	// Protocols lists the subprotocols that a server speaks, in its order of
-	// preference. GetRequest sets Request.Protocol to the first that the client
-	// offers too, and ShakeHands accepts it.
+	// Protocols lists subprotocols in the order of preference. A server accepts
+	// the first that the client offers too; GetRequest proposes it in
+	// Request.Protocol. A client offers all of them and finds the accepted one
+	// in Conn.Request.
 	Protocols []string
 
-	// HandshakeTimeout is how long GetRequest may take, on a transport that has
-	// read deadlines. 0 means 10 seconds; a negative duration means no limit.
+	// Origins lists the origins, besides a server's own, whose pages may connect
+	// to it by Upgrade or Server. A pattern is an origin such as
+	// "https://example.com" or "http://localhost:8080", in which one asterisk may
+	// stand for any part of the host ("https://*.example.com") and one for any port
+	// ("http://localhost:*"). "null" allows pages without an origin of their own, and
+	// "*" alone every page.
+	Origins []string
+
+	// Header holds fields that a client adds to its opening handshake.
+	Header http.Header
+
+	// HTTPClient is what Dial uses. Its Transport decides on proxies, TLS and how
+	// connections are made, its Jar has the cookies, and its CheckRedirect is asked
+	// about redirects. Nil means http.DefaultClient.
+	HTTPClient *http.Client
+
+	// HandshakeTimeout is how long an opening handshake may take: for a server
+	// the reading of the request by GetRequest, on a transport that has read
+	// deadlines, and for a client all of it. 0 means 10 seconds; a negative duration
+	// means no limit.
 	HandshakeTimeout time.Duration
 
 	// CloseTimeout is how long a closing handshake may take before the
 	// transport is closed anyway. 0 or less means 5 seconds.
 	CloseTimeout time.Duration
+
+	// PingInterval is how long a peer may be silent, while Conn.Serve waits for
+	// messages, before it is pinged. If it remains silent for another PingInterval,
+	// or takes nothing of what is written to it for three, the connection is closed.
+	// 0 means 20 seconds for the clients of a Server, and no pings otherwise; a negative
+	// duration means no pings. Hixie-76 has none.
+	PingInterval time.Duration
+
+	// MaxQueue is how many bytes of messages may wait for a client that reads
+	// them more slowly than Server.Broadcast sends. The connection of a client for
+	// which there would be more is closed with ClosePolicyViolation. 0 or less means
+	// 1 MiB.
+	MaxQueue int
 }
 
 // The defaults of Options.
@@ -160,19 +194,38 @@ const (
 	maxMessage       = 1 << 20
 	handshakeTimeout = 10 * time.Second
 	closeTimeout     = 5 * time.Second
+	pingInterval     = 20 * time.Second
+	maxQueue         = 1 << 20
 )
+
+// noOptions stands for a nil pointer. Nothing changes it.
+var noOptions = new(Options)
+
+// clone returns a copy of o that its owner does not change.
+func (o *Options) clone() *Options {
+	if o == nil {
+		return noOptions
+	}
+	o2 := *o
+	o2.Protocols = slices.Clone(o.Protocols)
+	o2.Origins = slices.Clone(o.Origins)
+	o2.Header = o.Header.Clone()
+	return &o2
+}
 
 // Sizes and times of a Conn's input and output.
 const (
-	inputSize     = 32 << 10 // bytes of a pooled input buffer
-	heldInputSize = 4 << 10  // bytes of a buffer that has to stay while a Conn is idle
-	directSize    = 16 << 10 // bytes of payload from which on none is copied
-	batchSize     = 64 << 10 // bytes of output that do not wait for more
+	inputSize     = 32 << 10  // bytes of a pooled input buffer
+	heldInputSize = 4 << 10   // bytes of a buffer that has to stay while a Conn is idle
+	directSize    = 16 << 10  // bytes of payload from which on none is copied
+	batchSize     = 64 << 10  // bytes of output that do not wait for more
+	writeSize     = 256 << 10 // bytes of one write, whose end is progress
 	batchDelay    = time.Millisecond
 )
 
 var (
 	errNotUTF8    = errors.New("websocket: text is not valid UTF-8")
+	errServed     = errors.New("websocket: Serve reads from this connection")
 	errUnfinished = errors.New("websocket: the opening handshake is not finished")
 	errShaken     = errors.New("websocket: the opening handshake is over")
 	errPanic      = errors.New("websocket: the transport has panicked")
@@ -209,7 +262,7 @@ func (o *output) free() {
 // that were held back.
 type Conn struct {
 	rw     io.ReadWriter
-	opts   Options
+	opts   *Options // not to be changed
 	client bool
 	bare   bool            // rw serves one call: no byte too many is read from it
 	closer io.Closer       // rw, where it can be closed
@@ -242,7 +295,9 @@ type Conn struct {
 	rerr     error // of every later read
 	werr     error // of every later write
 	broken   error // of a write to rw: none may follow
-	closing  bool  // CloseWith has been called
+	closing  bool  // a closing handshake has been begun by this side
+	sent     bool  // with a close frame
+	left     bool  // and it is left to Serve to end it
 	shutdown bool  // rw has been closed
 
 	out      *output // frames to be written, or nil
@@ -257,9 +312,16 @@ type Conn struct {
 	timer    *time.Timer
 	watchdog *time.Timer
 	late     atomic.Bool    // watchdog has closed rw
+	sending  int            // bytes of output that are being written
 	writer   *messageWriter // of a message that is being written
 	pings    []ping         // in the order sent
 	lastPing uint64
+
+	stage stage         // of Serve
+	queue *output       // broadcasts that wait for OnOpen or for writer, or nil
+	alive *keepalive    // of Serve, or nil
+	heard atomic.Bool   // something has been read since alive looked
+	moved atomic.Uint32 // counts calls of rw.Write
 }
 
 var _ net.Conn = (*Conn)(nil)
@@ -278,15 +340,12 @@ func NewConn(rw io.ReadWriter, o *Options) *Conn {
 	if c, ok := rw.(*Conn); ok {
 		return c
 	}
-	return newConn(rw, o, false)
+	return newConn(rw, o.clone(), false)
 }
 
+// newConn is NewConn for either role. It keeps o.
 func newConn(rw io.ReadWriter, o *Options, client bool) *Conn {
-	c := &Conn{rw: rw, client: client}
-	if o != nil {
-		c.opts = *o
-		c.opts.Protocols = slices.Clone(o.Protocols)
-	}
+	c := &Conn{rw: rw, opts: cmp.Or(o, noOptions), client: client}
 	c.turn.L = &c.mu
 	c.dec.masked = !client
 	c.dec.limit = maxMessage
@@ -442,6 +501,8 @@ func (c *Conn) beginRead(shaking bool) error {
 	switch {
 	case c.rerr != nil:
 		return c.rerr
+	case c.stage != unserved:
+		return errServed
 	case !shaking && c.shaking:
 		return errUnfinished
 	case shaking && c.req != nil:
@@ -463,6 +524,9 @@ func (c *Conn) endRead(err error) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.reading, c.more = false, more
+	if c.stage == awaiting {
+		c.stage = calling
+	}
 	if err != nil && !isTimeout(err) {
 		c.stopReading(err)
 	}
@@ -489,12 +553,20 @@ func (c *Conn) beginMessage() error {
 	if err := c.beginRead(false); err != nil {
 		return err
 	}
+	if err := c.skipMessage(); err != nil {
+		return c.endRead(err)
+	}
+	return nil
+}
+
+// skipMessage skips what the last reader has left of its message.
+func (c *Conn) skipMessage() error {
 	for c.reader != nil {
 		c.chunk = nil
 		if c.end {
 			c.reader, c.end = nil, false
 		} else if err := c.nextChunk(); err != nil {
-			return c.endRead(err)
+			return err
 		}
 	}
 	return nil
@@ -679,6 +751,7 @@ func (c *Conn) readTransport(p []byte) (int, error) {
 	for range 100 {
 		n, err := c.rw.Read(p)
 		if n > 0 {
+			c.hear()
 			if !isTimeout(err) {
 				c.held = err
 			}
@@ -712,8 +785,16 @@ func (c *Conn) tryRead(fd uintptr) bool {
 		c.tried = io.EOF
 	default:
 		c.w += n
+		c.hear()
 	}
 	return true
+}
+
+// hear notes that the peer is alive.
+func (c *Conn) hear() {
+	if !c.heard.Load() {
+		c.heard.Store(true)
+	}
 }
 
 // readFD calls syscall.Read, whose first parameter is an int, or on Windows a Handle.
@@ -892,6 +973,7 @@ func (c *Conn) putFrame(first byte, p []byte, w *messageWriter) error {
 	} else {
 		out.b = appendFrame(out.b, first, p, c.client)
 	}
+	c.unqueue()
 	c.crowded = c.crowded || c.reading
 	if c.more && len(out.b) < batchSize {
 		c.replies = true
@@ -928,15 +1010,19 @@ func (c *Conn) putLarge(first byte, p []byte, w *messageWriter) error {
 	}
 	c.transfer(func(out *output) error {
 		if !c.client && !c.dec.hixie {
-			out.vec = [2][]byte{out.b, p}
+			step := min(len(p), writeSize)
+			out.vec = [2][]byte{out.b, p[:step]}
 			out.bufs = out.vec[:]
-			size := int64(len(out.b) + len(p))
+			size := int64(len(out.b) + step)
 			n, err := out.bufs.WriteTo(c.rw)
 			out.vec = [2][]byte{}
 			if err == nil && n < size {
 				err = io.ErrShortWrite
 			}
-			return err
+			if err != nil {
+				return err
+			}
+			return c.write(p[step:])
 		}
 		for {
 			n := len(out.b)
@@ -949,7 +1035,7 @@ func (c *Conn) putLarge(first byte, p []byte, w *messageWriter) error {
 			if c.dec.hixie && len(p) == 0 && first&finBit != 0 {
 				out.b = append(out.b, 0xFF)
 			}
-			if err := writeFull(c.rw, out.b); err != nil || len(p) == 0 {
+			if err := c.write(out.b); err != nil || len(p) == 0 {
 				return err
 			}
 			out.b = out.b[:0]
@@ -979,7 +1065,7 @@ func (c *Conn) flush() error {
 		c.turn.Wait()
 	}
 	if c.done < mine && c.broken == nil {
-		c.transfer(func(out *output) error { return writeFull(c.rw, out.b) })
+		c.transfer(func(out *output) error { return c.write(out.b) })
 	}
 	return c.broken
 }
@@ -989,11 +1075,12 @@ func (c *Conn) flush() error {
 func (c *Conn) transfer(write func(*output) error) {
 	out, batch := c.out, c.batch
 	c.out, c.replies, c.controls, c.writing = nil, false, 0, true
+	c.sending = len(out.b)
 	err := errPanic // unless write returns
 	c.mu.Unlock()
 	defer func() {
 		c.mu.Lock()
-		c.writing, c.done = false, batch
+		c.writing, c.done, c.sending = false, batch, 0
 		if err != nil {
 			c.broken = err
 			c.werr = cmp.Or(c.werr, err)
@@ -1002,6 +1089,19 @@ func (c *Conn) transfer(write func(*output) error) {
 	}()
 	err = write(out)
 	out.free()
+}
+
+// write writes p to rw, with one call of Write unless p is large.
+func (c *Conn) write(p []byte) error {
+	for len(p) > 0 {
+		n := min(len(p), writeSize)
+		if err := writeFull(c.rw, p[:n]); err != nil {
+			return err
+		}
+		p = p[n:]
+		c.moved.Add(1)
+	}
+	return nil
 }
 
 // writeFull writes p with one call of w.Write.
@@ -1158,6 +1258,9 @@ func (c *Conn) Close() error { return c.CloseWith(CloseNormal, "") }
 // in progress, as that of a [net.Conn] does. If the transport has no Close method,
 // CloseWith sends the close frame and returns without waiting for an answer.
 //
+// Within a callback of [Conn.Serve], or while one runs, CloseWith only begins: it returns
+// at once, and Serve does the rest after the callback.
+//
 // Pending and later calls fail with a [*CloseError] that holds the code. If the
 // connection has already ended, or another call of CloseWith was first, CloseWith
 // returns nil when the transport is closed. That may take up to Options.CloseTimeout, as
@@ -1172,37 +1275,34 @@ func (c *Conn) CloseWith(code CloseCode, reason string) error {
 	}
 	e := &CloseError{Code: code, Reason: reason, by: byUs}
 	c.mu.Lock()
-	c.startWatchdog()
-	follower := c.closing
-	c.closing = true
+	follower := c.closing && !c.left
 	first := c.writable() == nil && c.rerr == nil
-	hopeless := c.shaking || c.broken != nil || c.dec.hixie && c.writer != nil
-	c.putClose(e)
-	c.stopReading(e)
-	c.turn.Broadcast()
-	if c.closer == nil {
+	hopeless := c.beginClose(e)
+	switch {
+	case c.closer == nil:
 		defer c.mu.Unlock()
 		if !first {
 			return nil
 		}
 		return c.flush()
-	}
-	if hopeless { // as the peer cannot be told
-		first = false
+	case hopeless:
 		c.mu.Unlock()
 		c.shut()
 		c.mu.Lock()
 	}
-	// From here on the watchdog is the only deadline. Another goroutine writes
-	// while this one reads: the peer may have much to send before it reads.
-	c.writeWithin(0)
-	c.limit, c.deadline = time.Time{}, time.Time{}
-	c.applyDeadline()
-	c.SetWriteDeadline(time.Time{})
+	switch {
+	case c.stage == opening || c.stage == calling:
+		c.left = !follower
+		c.mu.Unlock()
+		return nil
+	}
+	c.left = false
 	for c.reading || follower && !c.shutdown {
 		c.turn.Wait()
 	}
 	c.reading = true
+	c.freeDeadlines()
+	first = c.sent && !follower
 	c.mu.Unlock()
 
 	var err error
@@ -1230,13 +1330,45 @@ func (c *Conn) CloseWith(code CloseCode, reason string) error {
 	return err
 }
 
+// beginClose makes e the error of all later calls and has a close frame sent, unless
+// that is hopeless, so that the transport is to be closed. mu is held.
+func (c *Conn) beginClose(e *CloseError) (hopeless bool) {
+	c.startWatchdog()
+	c.closing = true
+	c.sent = c.sent || c.writable() == nil && c.rerr == nil
+	hopeless = c.shaking || c.broken != nil || c.dec.hixie && c.writer != nil
+	c.putClose(e)
+	c.stopReading(e)
+	c.turn.Broadcast()
+	if c.closer == nil {
+		return false
+	}
+	c.sent = c.sent && !hopeless
+	// Another goroutine writes while this one reads: the peer may have much to
+	// send before it reads.
+	c.writeWithin(0)
+	c.freeDeadlines()
+	return hopeless
+}
+
+// freeDeadlines leaves the watchdog as the only deadline. mu is held.
+func (c *Conn) freeDeadlines() {
+	c.limit, c.deadline = time.Time{}, time.Time{}
+	c.applyDeadline()
+	c.SetWriteDeadline(time.Time{})
+}
+
 // CloseNow closes the transport at once, without a closing handshake. Pending and later
 // calls fail with [net.ErrClosed], unless the connection has already ended.
-func (c *Conn) CloseNow() error {
+func (c *Conn) CloseNow() error { return c.abort(net.ErrClosed) }
+
+// abort closes the transport at once and makes e the error of pending and later
+// calls.
+func (c *Conn) abort(e error) error {
 	c.mu.Lock()
-	c.broken = net.ErrClosed
-	c.werr = cmp.Or(c.werr, net.ErrClosed)
-	c.stopReading(net.ErrClosed)
+	c.broken = e
+	c.werr = cmp.Or(c.werr, e)
+	c.stopReading(e)
 	c.turn.Broadcast()
 	c.mu.Unlock()
 	if err := c.shut(); err != errShut {
@@ -1332,6 +1464,9 @@ func (c *Conn) shut() error {
 		if t != nil {
 			t.Stop()
 		}
+	}
+	if c.alive != nil {
+		c.alive.timer.Stop()
 	}
 	c.mu.Unlock()
 	return c.closer.Close()

@@ -1,0 +1,489 @@
+package websocket
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"log"
+	"net/http"
+	"os"
+	"runtime/debug"
+	"slices"
+	"sync"
+	"time"
+	"unicode/utf8"
+)
+
+// A Handler has the functions that [Conn.Serve] calls, one at a time for each
+// connection and all in the same goroutine. Any of them may be nil. They may write to
+// the connection and close it, but not read from it.
+type Handler struct {
+	// OnOpen is called first. What it writes is sent ahead of all broadcasts that
+	// the connection gets, as these wait until OnOpen returns.
+	OnOpen func(*Conn)
+
+	// OnMessage is called for every message. The payload is valid until
+	// OnMessage returns. The next message is read after that, so an OnMessage
+	// that takes long slows its own peer down and nobody else.
+	OnMessage func(*Conn, MessageType, []byte)
+
+	// OnClose is called last, once, when nothing more can come from the
+	// connection, with the error that [Conn.ReadMessage] would return: a
+	// [*CloseError] if either side has closed, io.EOF or another error of the
+	// transport if it ended without a closing handshake, and one that wraps
+	// [os.ErrDeadlineExceeded] if the peer did not answer a ping.
+	OnClose func(*Conn, error)
+}
+
+// A stage says what Serve is doing.
+type stage byte
+
+const (
+	unserved stage = iota
+	opening        // OnOpen runs
+	awaiting       // Serve reads
+	calling        // OnMessage or OnClose runs
+	served
+)
+
+// Serve reads messages and passes them to h until the connection ends, and then closes
+// it, with a closing handshake if there has been none. It returns the error that OnClose
+// has got, which is never nil. While it runs, methods that read from c return an error.
+//
+// If Options.PingInterval is positive, Serve finds out whether a silent peer is still
+// there. If a function of h panics, the connection is closed with CloseInternalError and
+// OnClose is called before the panic goes on.
+func (c *Conn) Serve(h Handler) error {
+	if err := c.beginServe(c.opts.PingInterval); err != nil {
+		return err
+	}
+	err := c.serve(h)
+	c.Close()
+	return err
+}
+
+// beginServe makes the caller the one that calls serve.
+func (c *Conn) beginServe(interval time.Duration) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for c.reading && c.rerr == nil {
+		c.turn.Wait()
+	}
+	switch {
+	case c.stage != unserved:
+		return errServed
+	case c.shaking:
+		return cmp.Or(c.rerr, errUnfinished)
+	}
+	c.stage = opening
+	if interval > 0 && !c.shutdown {
+		c.alive = &keepalive{interval: interval}
+		c.alive.timer = time.AfterFunc(interval, c.keepAlive)
+	}
+	return nil
+}
+
+// serve calls the functions of h. What is left to do then is to close c.
+func (c *Conn) serve(h Handler) (err error) {
+	defer func() { c.endServe(h, err) }()
+	if h.OnOpen != nil {
+		h.OnOpen(c)
+	}
+	c.opened()
+	for {
+		t, p, buf, err := c.nextMessage()
+		if err != nil {
+			return err
+		}
+		if h.OnMessage != nil {
+			h.OnMessage(c, t, p)
+		}
+		if buf != nil {
+			messages.Put(buf)
+		}
+	}
+}
+
+// opened lets the broadcasts out that came while OnOpen ran.
+func (c *Conn) opened() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.stage = calling
+	if c.unqueue() {
+		c.writeWithin(0)
+	}
+}
+
+// endServe calls OnClose. err is nil if a function of h has panicked or ended its
+// goroutine.
+func (c *Conn) endServe(h Handler, err error) {
+	failed := true
+	defer func() {
+		if failed {
+			c.startClose(&CloseError{Code: CloseInternalError, by: byUs})
+		}
+		c.mu.Lock()
+		c.stage = served
+		c.mu.Unlock()
+	}()
+	if err == nil {
+		e := &CloseError{Code: CloseInternalError, by: byUs}
+		c.startClose(e)
+		c.mu.Lock()
+		err = c.rerr
+		c.mu.Unlock()
+	}
+	if h.OnClose != nil {
+		h.OnClose(c, err)
+	}
+	failed = false
+}
+
+// messages holds buffers for messages that do not lie in an input buffer as a whole.
+var messages = sync.Pool{New: func() any { return new([]byte) }}
+
+// nextMessage waits for the next message. It is valid until the next call. If it lies in
+// a buffer of the pool, that is returned, too.
+func (c *Conn) nextMessage() (t MessageType, p []byte, buf *[]byte, err error) {
+	c.mu.Lock()
+	if c.rerr != nil {
+		defer c.mu.Unlock()
+		return 0, nil, nil, c.rerr
+	}
+	c.stage, c.reading = awaiting, true
+	c.mu.Unlock()
+
+	if err = c.skipMessage(); err == nil {
+		err = c.nextChunk()
+	}
+	switch {
+	case err != nil:
+	case c.end:
+		t, p = c.typ, slices.Clip(c.chunk)
+		c.chunk, c.end = nil, false
+	default:
+		buf = messages.Get().(*[]byte)
+		t, p, err = c.appendMessage((*buf)[:0])
+		p = slices.Clip(p)
+		*buf = p
+	}
+	err = c.endRead(err)
+	return t, p, buf, err
+}
+
+// startClose begins a closing handshake that is left to Serve.
+func (c *Conn) startClose(e *CloseError) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.leaveClose(e)
+}
+
+// leaveClose is startClose where mu is held.
+func (c *Conn) leaveClose(e *CloseError) {
+	c.left = c.left || !c.closing
+	if c.beginClose(e) {
+		go c.shut()
+	}
+}
+
+// A keepalive is what Serve needs to find out that a peer is gone.
+type keepalive struct {
+	timer    *time.Timer
+	interval time.Duration
+	pinged   bool
+	moved    uint32 // value of Conn.moved
+	stalls   int    // times that one write has been seen
+}
+
+var (
+	errSilent  = fmt.Errorf("websocket: the peer does not answer: %w", os.ErrDeadlineExceeded)
+	errStalled = fmt.Errorf("websocket: the peer does not read: %w", os.ErrDeadlineExceeded)
+)
+
+// keepAlive looks after the peer once in an interval. It does not expect anything from a
+// peer that nobody listens to, because a callback runs.
+func (c *Conn) keepAlive() {
+	c.mu.Lock()
+	k := c.alive
+	silent := !c.heard.Swap(false) && c.reading && !c.dec.hixie
+	moved := c.moved.Load()
+	if c.writing && moved == k.moved {
+		k.stalls++
+	} else {
+		k.stalls = 0
+	}
+	k.moved = moved
+	var err error
+	switch {
+	case c.rerr != nil || c.shutdown: // the watchdog does the rest
+	case k.stalls > 3:
+		err = errStalled
+	case silent && k.pinged:
+		err = errSilent
+	default:
+		k.pinged = silent
+		if silent && c.writable() == nil {
+			c.putControl(opPing, nil)
+		}
+		k.timer.Reset(k.interval)
+	}
+	c.mu.Unlock()
+	if err != nil {
+		c.abort(err)
+	}
+}
+
+// A Server is an [http.Handler] that makes every request a WebSocket connection, with
+// [Upgrade], and serves it with the functions of Handler as [Conn.Serve] does, in a
+// goroutine of its own. It can stand beside other handlers on the same port. The zero value
+// accepts clients of its own origin and discards what they send.
+//
+// A panic in a function of Handler ends that connection and no other. It is logged to the
+// ErrorLog of the [http.Server].
+//
+// A Server must not be copied, nor its fields changed, once it is in use.
+type Server struct {
+	Handler
+	Options
+
+	mu     sync.Mutex
+	conns  map[*Conn]struct{}
+	active int // handshakes and connections
+	down   bool
+	idle   chan struct{} // closed when down and nothing is active
+}
+
+// ServeHTTP answers the request, as [Upgrade] does. Over HTTP/1.1 it then returns, so that
+// the memory that net/http needs for a request is free while the connection lives; over
+// HTTP/2 it returns when the connection has ended.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if !s.begin() {
+		refuse(w, r, &HandshakeError{Status: http.StatusServiceUnavailable, Reason: "the server is shutting down"})
+		return
+	}
+	var c *Conn
+	defer func() {
+		if c == nil {
+			s.end(nil)
+		}
+	}()
+	c, err := upgrade(w, r, &s.Options)
+	if err != nil {
+		return
+	}
+	c.beginServe(cmp.Or(s.PingInterval, pingInterval))
+	s.add(c)
+	server, _ := r.Context().Value(http.ServerContextKey).(*http.Server)
+	if r.ProtoMajor > 1 {
+		s.serve(c, server)
+	} else {
+		go s.serve(c, server)
+	}
+}
+
+// serve is the life of a connection.
+func (s *Server) serve(c *Conn, server *http.Server) {
+	defer s.end(c)
+	defer c.Close()
+	defer func() {
+		if v := recover(); v != nil && v != http.ErrAbortHandler {
+			logf := log.Printf
+			if server != nil && server.ErrorLog != nil {
+				logf = server.ErrorLog.Printf
+			}
+			logf("websocket: panic serving %v: %v\n%s", c.RemoteAddr(), v, debug.Stack())
+		}
+	}()
+	c.serve(s.Handler)
+}
+
+// begin reports whether a client may come in.
+func (s *Server) begin() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.down {
+		s.active++
+	}
+	return !s.down
+}
+
+func (s *Server) add(c *Conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.conns == nil {
+		s.conns = make(map[*Conn]struct{})
+	}
+	s.conns[c] = struct{}{}
+	if s.down {
+		c.startClose(goingAway())
+	}
+}
+
+func (s *Server) end(c *Conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.conns, c)
+	if s.active--; s.active == 0 && s.idle != nil {
+		close(s.idle)
+		s.idle = nil
+	}
+}
+
+// Conns returns the connections that are open now, in no order. A connection is among them
+// from before its OnOpen is called until before its OnClose is.
+func (s *Server) Conns() iter.Seq[*Conn] {
+	return func(yield func(*Conn) bool) {
+		s.mu.Lock()
+		open := make([]*Conn, 0, len(s.conns))
+		for c := range s.conns {
+			c.mu.Lock()
+			if c.rerr == nil {
+				open = append(open, c)
+			}
+			c.mu.Unlock()
+		}
+		s.mu.Unlock()
+		for _, c := range open {
+			if !yield(c) {
+				return
+			}
+		}
+	}
+}
+
+// Broadcast sends p as one message to all connections of s but those excepted. It does not
+// wait for any of them: a client that reads more slowly gets its messages later, and one for
+// which more than Options.MaxQueue bytes would have to wait is closed with
+// ClosePolicyViolation. Clients of hixie-76 get no binary messages.
+//
+// Every client gets broadcasts in the same order, each of them behind what WriteMessage
+// sent to that client before. Broadcast does not keep p, and does not allocate for every
+// client.
+//
+// The error is about p: text that is not UTF-8, or more than Options.MaxQueue bytes.
+// Then it has been sent to nobody.
+func (s *Server) Broadcast(t MessageType, p []byte, except ...*Conn) error {
+	limit := maxQueue
+	if s.MaxQueue > 0 {
+		limit = s.MaxQueue
+	}
+	switch {
+	case t != Text && t != Binary:
+		return fmt.Errorf("websocket: there is no %v", t)
+	case t == Text && !utf8.Valid(p):
+		return errNotUTF8
+	case len(p)+maxHeader > limit:
+		return errors.New("websocket: a broadcast is larger than Options.MaxQueue")
+	}
+	frame := outputs.Get().(*output)
+	defer frame.free()
+	frame.b = appendFrame(frame.b, finBit|byte(t), p, false)
+	split := len(frame.b)
+	frame.b = appendHixie(frame.b, finBit|byte(t), p)
+
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c := range s.conns {
+		switch {
+		case slices.Contains(except, c):
+		case !c.dec.hixie:
+			c.enqueue(frame.b[:split], limit)
+		case t == Text:
+			c.enqueue(frame.b[split:], limit)
+		}
+	}
+	return nil
+}
+
+// enqueue has the timer's goroutine send a frame. If then more than limit bytes
+// waited, it begins to close the connection instead.
+func (c *Conn) enqueue(frame []byte, limit int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.writable() != nil {
+		return
+	}
+	waiting := c.sending
+	for _, o := range []*output{c.out, c.queue} {
+		if o != nil {
+			waiting += len(o.b)
+		}
+	}
+	switch {
+	case waiting+len(frame) > limit:
+		c.leaveClose(&CloseError{Code: ClosePolicyViolation, Reason: "too many messages wait to be read", by: byUs})
+		// Serve waits for input; this ends the wait.
+		c.limit = time.Unix(1, 0)
+		c.applyDeadline()
+	case c.stage == opening || c.writer != nil:
+		if c.queue == nil {
+			c.queue = outputs.Get().(*output)
+		}
+		c.queue.b = append(c.queue.b, frame...)
+	default:
+		out := c.output()
+		out.b = append(out.b, frame...)
+		c.crowded = true
+		c.writeWithin(0)
+	}
+}
+
+// unqueue moves broadcasts that need not wait any more to the output, and reports whether
+// there were any. mu is held.
+func (c *Conn) unqueue() bool {
+	if c.queue == nil || c.stage == opening || c.writer != nil {
+		return false
+	}
+	if c.writable() == nil {
+		out := c.output()
+		out.b = append(out.b, c.queue.b...)
+	}
+	c.queue.free()
+	c.queue = nil
+	return true
+}
+
+// goingAway is the reason of Shutdown.
+func goingAway() *CloseError { return &CloseError{Code: CloseGoingAway, by: byUs} }
+
+// Shutdown closes all connections with CloseGoingAway, behind all that was sent before, and
+// waits until the last has ended and its OnClose has returned. When ctx is done it closes the
+// transports of those that are left and returns the context's error. New clients are refused
+// with 503 from the beginning.
+//
+// [http.Server.Shutdown] neither closes WebSocket connections nor waits for them, so a program
+// calls both. It must not call Shutdown from a function of Handler, which it would wait for.
+func (s *Server) Shutdown(ctx context.Context) error {
+	s.mu.Lock()
+	if !s.down {
+		s.down = true
+		for c := range s.conns {
+			c.startClose(goingAway())
+		}
+	}
+	if s.active == 0 {
+		s.mu.Unlock()
+		return nil
+	}
+	if s.idle == nil {
+		s.idle = make(chan struct{})
+	}
+	idle := s.idle
+	s.mu.Unlock()
+
+	select {
+	case <-idle:
+		return nil
+	case <-ctx.Done():
+	}
+	var group sync.WaitGroup
+	s.mu.Lock()
+	for c := range s.conns {
+		group.Go(func() { c.CloseNow() })
+	}
+	s.mu.Unlock()
+	group.Wait()
+	return ctx.Err()
+}
