@@ -17,6 +17,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -444,9 +445,11 @@ type stream struct {
 	local    net.Addr
 	remote   net.Addr
 
-	mu      sync.Mutex // held while w is in use
-	closed  bool
-	readErr error // set before the pipe is closed
+	readErr  error        // of body; set before the pipe is closed
+	deadline atomic.Int64 // for writes, in Unix nanoseconds, or 0
+
+	mu     sync.Mutex // held while w is in use
+	closed bool
 }
 
 func newStream(w http.ResponseWriter, r *http.Request) *stream {
@@ -491,6 +494,9 @@ func (s *stream) Write(p []byte) (n int, err error) {
 	if n, err = s.w.Write(p); err == nil {
 		err = s.control.Flush()
 	}
+	if d := s.deadline.Load(); err != nil && d != 0 && d <= time.Now().UnixNano() {
+		err = os.ErrDeadlineExceeded
+	}
 	return n, err
 }
 
@@ -508,10 +514,19 @@ func (s *stream) Close() error {
 	return nil
 }
 
-func (s *stream) SetWriteDeadline(t time.Time) error { return s.control.SetWriteDeadline(t) }
+func (s *stream) SetWriteDeadline(t time.Time) error {
+	if t.IsZero() {
+		s.deadline.Store(0)
+	} else {
+		s.deadline.Store(t.UnixNano())
+	}
+	return s.control.SetWriteDeadline(t)
+}
+
 func (s *stream) SetDeadline(t time.Time) error {
 	return cmp.Or(s.SetReadDeadline(t), s.SetWriteDeadline(t))
 }
+
 func (s *stream) LocalAddr() net.Addr  { return s.local }
 func (s *stream) RemoteAddr() net.Addr { return s.remote }
 

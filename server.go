@@ -207,7 +207,7 @@ var (
 func (c *Conn) keepAlive() {
 	c.mu.Lock()
 	k := c.alive
-	silent := !c.heard.Swap(false) && c.reading && !c.dec.hixie
+	silent := !c.heard.Swap(false) && c.reading && !c.writing && !c.dec.hixie
 	moved := c.moved.Load()
 	if c.writing && moved == k.moved {
 		k.stalls++

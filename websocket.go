@@ -1,11 +1,44 @@
-// Package websocket speaks the WebSocket protocol over any [io.ReadWriter]: the
-// standard, RFC 6455, and the older draft hixie-76. A server built with it serves
-// the clients of both on one port, with the same calls.
+// Package websocket speaks the WebSocket protocol over any [io.ReadWriter] and beside
+// net/http: the standard, RFC 6455, and the older draft hixie-76. A server built with it
+// serves the clients of both on one port, with the same calls.
 //
-// # Tour
+// # Servers and clients
 //
-// A server wraps each connection in a [Conn], shakes hands and exchanges
-// messages:
+// A [Server] is an [http.Handler] that calls functions:
+//
+//	chat := &websocket.Server{}
+//	chat.OnMessage = func(c *websocket.Conn, t websocket.MessageType, p []byte) {
+//		chat.Broadcast(t, p, c) // to all but c
+//	}
+//	http.Handle("/chat", chat)
+//
+// It pings silent clients, keeps slow ones from holding up others, and ends in order with
+// [Server.Shutdown]. [Upgrade] makes a single connection of a request, for a handler that
+// reads from it in a loop or passes it on:
+//
+//	http.HandleFunc("/echo", func(w http.ResponseWriter, r *http.Request) {
+//		c, err := websocket.Upgrade(w, r, nil)
+//		if err != nil {
+//			return // Upgrade has answered the request
+//		}
+//		defer c.Close()
+//		for {
+//			t, p, err := c.ReadMessage()
+//			if err != nil {
+//				return
+//			}
+//			c.WriteMessage(t, p)
+//		}
+//	})
+//
+// Both accept only pages of the server's own origin, until Options.Origins names others.
+// [Dial] connects to a server. What it returns is a [Conn], as on the other side, and
+// [Conn.Serve] calls functions for a client, too.
+//
+// # Streams
+//
+// Nothing of that needs net/http. A server on any stream wraps it in a Conn, shakes hands and
+// exchanges messages:
 //
 //	h := websocket.NewConn(conn, nil)
 //	defer h.Close()
@@ -40,6 +73,8 @@
 //		return fmt.Errorf("refused a client from %q", req.Origin)
 //	}
 //	return websocket.PutResponse(h, req)
+//
+// [ClientHandshake] is the client's side of that.
 //
 // [GetFrame] and [PutFrame] exchange whole text messages. The methods of a Conn
 // offer more: the type of a message, reading without an allocation
@@ -107,10 +142,10 @@
 // more, a closing handshake by Options.CloseTimeout. Memory grows with the bytes that
 // have arrived, not with the length that a peer announces.
 //
-// There is no limit on how long a client may be idle: see [Conn.Ping] and
-// [Conn.SetReadDeadline]. Nor is there one on how long a write waits for a client
-// that does not read, so a program that sends to many clients sets a write
-// deadline or writes to each from a goroutine of its own.
+// A Server bounds time as well: it closes the connections of clients that do not answer a
+// ping, or take nothing of what is sent to them, after Options.PingInterval. Elsewhere a
+// client may be idle, and let a write wait, for as long as it likes: see [Conn.Ping],
+// [Conn.SetReadDeadline] and [Conn.SetWriteDeadline].
 package websocket
 
 import (
@@ -377,8 +412,8 @@ func bareConn(rw io.ReadWriter) *Conn {
 	return c
 }
 
-// Request returns the client's opening handshake, or nil if it has not been accepted
-// yet. The caller must not modify it.
+// Request returns the client's opening handshake, on either side, or nil if it has not been
+// accepted yet. The caller must not modify it.
 func (c *Conn) Request() *Request {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -1022,6 +1057,7 @@ func (c *Conn) putLarge(first byte, p []byte, w *messageWriter) error {
 			if err != nil {
 				return err
 			}
+			c.moved.Add(1)
 			return c.write(p[step:])
 		}
 		for {
