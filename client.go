@@ -1,15 +1,26 @@
 package websocket
 
 import (
+	"bufio"
+	"bytes"
 	"cmp"
 	"context"
+	"crypto/rand"
+	"encoding/base64"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptrace"
+	"net/url"
+	"slices"
+	"strings"
 	"time"
 )
+
+// maxRefusal is how many bytes of a refusal's body a client keeps.
+const maxRefusal = 4 << 10
 
 // Dial connects to a server as a client of RFC 6455. The scheme of the URL is ws, or wss
 // for TLS; http and https mean the same. A user and password in the URL become basic
@@ -79,4 +90,168 @@ func Dial(ctx context.Context, url string, o *Options) (*Conn, error) {
 	c.in, c.w = read, len(read)
 	c.req = req
 	return c, nil
+}
+
+// ClientHandshake opens a connection over rw as a client of RFC 6455, with a request for
+// the URL. It is for streams that exist already: to connect to a server, use [Dial]. The
+// scheme of the URL, ws or wss, does not matter; to use TLS, pass a *tls.Conn.
+//
+// What is said of errors at Dial holds here, too. ClientHandshake does not follow redirects,
+// and leaves it to the caller to close rw if there is an error. The response may have 8 KiB.
+func ClientHandshake(rw io.ReadWriter, url string, o *Options) (*Conn, error) {
+	o = o.clone()
+	r, req, err := o.newClientRequest(url)
+	if err != nil {
+		return nil, err
+	}
+	var b bytes.Buffer
+	if err := r.Write(&b); err != nil {
+		return nil, err
+	}
+	c := newConn(rw, o, true)
+	if d := cmp.Or(o.HandshakeTimeout, handshakeTimeout); d > 0 {
+		c.SetDeadline(time.Now().Add(d))
+		defer c.SetDeadline(time.Time{})
+	}
+	if err := writeFull(rw, b.Bytes()); err != nil {
+		return nil, err
+	}
+	limited := &io.LimitedReader{R: rw, N: maxHead}
+	br := bufio.NewReader(limited)
+	resp, err := http.ReadResponse(br, r)
+	switch {
+	case err != nil && limited.N == 0:
+		return nil, badResponse("", "the head of the response is larger than 8 KiB")
+	case err != nil:
+		return nil, err
+	}
+	if err := req.checkResponse(resp); err != nil {
+		return nil, err
+	}
+	read, _ := br.Peek(br.Buffered())
+	c.in, c.w = slices.Clone(read), len(read)
+	c.req = req
+	return c, nil
+}
+
+// newClientRequest returns a client's opening handshake, as net/http sends it and as
+// Conn.Request returns it (RFC 6455, section 4.1).
+func (o *Options) newClientRequest(rawURL string) (*http.Request, *Request, error) {
+	u, err := url.Parse(rawURL)
+	if err != nil {
+		return nil, nil, fmt.Errorf("websocket: %w", err)
+	}
+	if !httpScheme(u) {
+		return nil, nil, fmt.Errorf("websocket: the scheme of %q is neither ws nor wss", rawURL)
+	}
+	if u.Host == "" {
+		return nil, nil, fmt.Errorf("websocket: %q has no host", rawURL)
+	}
+	if strings.Contains(rawURL, "#") {
+		return nil, nil, fmt.Errorf("websocket: %q has a fragment", rawURL) // RFC 6455, section 3
+	}
+	r, err := http.NewRequest(http.MethodGet, u.String(), nil)
+	if err != nil {
+		return nil, nil, fmt.Errorf("websocket: %w", err)
+	}
+	for name, values := range o.Header {
+		name = http.CanonicalHeaderKey(name)
+		if !isToken(name) || hopFields[name] || name == "Sec-Websocket-Key" {
+			return nil, nil, fmt.Errorf("websocket: Options.Header must not have the field %q", name)
+		}
+		for _, v := range values {
+			if strings.ContainsFunc(v, isControl) {
+				return nil, nil, fmt.Errorf("websocket: the field %s of Options.Header has a control character", name)
+			}
+			r.Header.Add(name, v)
+		}
+	}
+	if host := r.Header.Get("Host"); host != "" {
+		r.Host = host
+		r.Header.Del("Host")
+	}
+	if u.User != nil && r.Header.Get("Authorization") == "" {
+		password, _ := u.User.Password()
+		r.SetBasicAuth(u.User.Username(), password)
+	}
+	for i, p := range o.Protocols {
+		if !isToken(p) || slices.Contains(o.Protocols[:i], p) {
+			return nil, nil, fmt.Errorf("websocket: Options.Protocols has %q, which is no token or there twice", p)
+		}
+	}
+	nonce := make([]byte, 16)
+	rand.Read(nonce)
+	req := &Request{
+		Version:   RFC6455,
+		Host:      r.Host,
+		Path:      u.RequestURI(),
+		Origin:    r.Header.Get("Origin"),
+		Secure:    u.Scheme == "https",
+		Key:       base64.StdEncoding.EncodeToString(nonce),
+		Protocols: o.Protocols,
+		Header:    r.Header,
+	}
+	r.Header.Set("Upgrade", "websocket")
+	r.Header.Set("Connection", "Upgrade")
+	r.Header.Set("Sec-WebSocket-Key", req.Key)
+	r.Header.Set("Sec-WebSocket-Version", "13")
+	if len(o.Protocols) > 0 {
+		r.Header.Set("Sec-WebSocket-Protocol", strings.Join(o.Protocols, ", "))
+	}
+	return r, req, nil
+}
+
+// httpScheme changes the schemes of WebSocket URLs to those of HTTP, which net/http knows,
+// and reports whether u has one of them.
+func httpScheme(u *url.URL) bool {
+	switch u.Scheme {
+	case "ws":
+		u.Scheme = "http"
+	case "wss":
+		u.Scheme = "https"
+	}
+	return u.Scheme == "http" || u.Scheme == "https"
+}
+
+// checkResponse checks a server's answer to req (RFC 6455, section 4.1) and sets the
+// subprotocol.
+func (req *Request) checkResponse(resp *http.Response) error {
+	if resp.StatusCode != http.StatusSwitchingProtocols {
+		body, _ := io.ReadAll(io.LimitReader(resp.Body, maxRefusal))
+		resp.Body.Close()
+		resp.Body = io.NopCloser(bytes.NewReader(body))
+		return &HandshakeError{Status: resp.StatusCode, Response: resp,
+			Reason: strings.TrimSpace(fmt.Sprintf("the server answered %d %s", resp.StatusCode, http.StatusText(resp.StatusCode)))}
+	}
+	accept, err := single(resp.Header, "Sec-Websocket-Accept")
+	if err != nil {
+		return badResponse("Sec-WebSocket-Accept", "is repeated")
+	}
+	protocol, err := single(resp.Header, "Sec-Websocket-Protocol")
+	switch {
+	case !hasToken(resp.Header["Upgrade"], "websocket"):
+		return badResponse("Upgrade", "is not websocket")
+	case !hasToken(resp.Header["Connection"], "upgrade"):
+		return badResponse("Connection", "does not hold upgrade")
+	case accept != string(CreateToken(req)):
+		return badResponse("Sec-WebSocket-Accept", "does not fit the key")
+	case resp.Header["Sec-Websocket-Extensions"] != nil:
+		return badResponse("Sec-WebSocket-Extensions", "names an extension that was not offered")
+	case err != nil:
+		return badResponse("Sec-WebSocket-Protocol", "is repeated")
+	case resp.Header["Sec-Websocket-Protocol"] != nil && !slices.Contains(req.Protocols, protocol):
+		return badResponse("Sec-WebSocket-Protocol", "names a subprotocol that was not offered")
+	}
+	req.Protocol = protocol
+	return nil
+}
+
+// badResponse returns an error for a server that is to blame.
+func badResponse(field, reason string) *HandshakeError {
+	e := badRequest(field, reason)
+	e.Status, e.Reason = http.StatusSwitchingProtocols, "the server's "+e.Reason
+	if field == "" {
+		e.Reason = reason
+	}
+	return e
 }

@@ -18,7 +18,6 @@ const (
 	maxHead      = 8 << 10 // bytes, from the request line to the blank line
 	maxFields    = 100
 	maxProtocols = 100
-	maxRefusal   = 4 << 10 // bytes of a refusal's body that a client keeps
 )
 
 // A Version is a version of the WebSocket protocol.
