@@ -9,6 +9,8 @@ import (
 	"log"
 	"net"
 	"net/http"
+	"net/http/httptest"
+	"os"
 	"strings"
 	"time"
 
@@ -328,4 +330,135 @@ func ExampleConn_CloseWith() {
 	// 88 0e 03 e9
 	// back at noon
 	// EOF
+}
+
+// A chat: what one client says is sent to all others.
+func ExampleServer() {
+	chat := &websocket.Server{}
+	chat.OnMessage = func(c *websocket.Conn, t websocket.MessageType, p []byte) {
+		chat.Broadcast(t, p, c)
+	}
+	mux := http.NewServeMux()
+	mux.Handle("/chat", chat)
+	server := httptest.NewServer(mux) // in a program, http.Server.ListenAndServe
+	defer server.Close()
+
+	ctx := context.Background()
+	url := server.URL + "/chat"
+	alice, err := websocket.Dial(ctx, url, nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer alice.Close()
+	bob, err := websocket.Dial(ctx, url, nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer bob.Close()
+
+	alice.WriteMessage(websocket.Text, []byte("hello, Bob"))
+	_, msg, err := bob.ReadMessage()
+	fmt.Printf("%s %v\n", msg, err)
+
+	go chat.Shutdown(ctx)
+	_, _, err = bob.ReadMessage()
+	fmt.Println(err)
+	// Output:
+	// hello, Bob <nil>
+	// websocket: closed by the peer: 1001 (going away)
+}
+
+// A handler that reads in a loop of its own.
+func ExampleUpgrade() {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		c, err := websocket.Upgrade(w, r, &websocket.Options{MaxMessage: 4096})
+		if err != nil {
+			return // Upgrade has answered the request
+		}
+		defer c.Close()
+		for {
+			t, msg, err := c.ReadMessage()
+			if err != nil {
+				return
+			}
+			c.WriteMessage(t, bytes.ToUpper(msg))
+		}
+	}))
+	defer server.Close()
+
+	c, err := websocket.Dial(context.Background(), server.URL, nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer c.Close()
+	c.WriteMessage(websocket.Text, []byte("hello"))
+	_, msg, err := c.ReadMessage()
+	fmt.Printf("%s %v\n", msg, err)
+	// Output: HELLO <nil>
+}
+
+// A server that refuses says why in its response.
+func ExampleDial_refused() {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		http.Error(w, "Members only.", http.StatusForbidden)
+	}))
+	defer server.Close()
+
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	_, err := websocket.Dial(ctx, server.URL, nil)
+	fmt.Println(err)
+	if refused, ok := errors.AsType[*websocket.HandshakeError](err); ok && refused.Response != nil {
+		io.Copy(os.Stdout, refused.Response.Body)
+	}
+	// Output:
+	// websocket: opening handshake failed: the server answered 403 Forbidden
+	// Members only.
+}
+
+// A client whose functions are called.
+func ExampleConn_Serve() {
+	server := httptest.NewServer(&websocket.Server{Handler: websocket.Handler{
+		OnOpen: func(c *websocket.Conn) {
+			c.WriteMessage(websocket.Text, []byte("welcome"))
+			c.CloseWith(websocket.CloseNormal, "that was all")
+		},
+	}})
+	defer server.Close()
+
+	c, err := websocket.Dial(context.Background(), server.URL, nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	c.Serve(websocket.Handler{
+		OnMessage: func(c *websocket.Conn, t websocket.MessageType, p []byte) {
+			fmt.Printf("%v: %s\n", t, p)
+		},
+		OnClose: func(c *websocket.Conn, err error) {
+			fmt.Println(err)
+		},
+	})
+	// Output:
+	// text: welcome
+	// websocket: closed by the peer: 1000 (normal closure): that was all
+}
+
+// The client's side over any stream, here one in memory.
+func ExampleClientHandshake() {
+	a, b := net.Pipe()
+	go func() {
+		h := websocket.NewConn(b, nil)
+		websocket.ShakeHands(h)
+		websocket.PutFrame(h, []byte("hello"))
+		h.Close()
+	}()
+
+	c, err := websocket.ClientHandshake(a, "ws://example.com/chat", nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer c.Close()
+	_, msg, err := c.ReadMessage()
+	fmt.Printf("%s %v\n", msg, err)
+	// Output: hello <nil>
 }
