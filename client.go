@@ -84,7 +84,11 @@ func Dial(ctx context.Context, url string, o *Options) (*Conn, error) {
 		c.req = req
 		return c, nil
 	}
+	stop := context.AfterFunc(ctx, func() { body.Close() }) // should the deadline mean nothing to conn
 	read, _ := io.ReadAll(body)
+	if !stop() {
+		return nil, ctx.Err()
+	}
 	conn.SetDeadline(time.Time{})
 	c := newConn(conn, o, true)
 	c.in, c.w = read, len(read)
@@ -116,14 +120,14 @@ func ClientHandshake(rw io.ReadWriter, url string, o *Options) (*Conn, error) {
 	if err := writeFull(rw, b.Bytes()); err != nil {
 		return nil, err
 	}
-	limited := &io.LimitedReader{R: rw, N: maxHead}
-	br := bufio.NewReader(limited)
+	head := &headReader{r: rw, left: maxHead}
+	br := bufio.NewReader(head)
 	resp, err := http.ReadResponse(br, r)
-	switch {
-	case err != nil && limited.N == 0:
-		return nil, badResponse("", "the head of the response is larger than 8 KiB")
-	case err != nil:
-		return nil, err
+	for err == nil && resp.StatusCode < 200 && resp.StatusCode != http.StatusSwitchingProtocols {
+		resp, err = http.ReadResponse(br, r) // RFC 9110, section 15.2
+	}
+	if err != nil {
+		return nil, cmp.Or(head.err, err)
 	}
 	if err := req.checkResponse(resp); err != nil {
 		return nil, err
@@ -134,25 +138,47 @@ func ClientHandshake(rw io.ReadWriter, url string, o *Options) (*Conn, error) {
 	return c, nil
 }
 
+// A headReader reads a response of limited size. It keeps its error, which
+// http.ReadResponse may not return.
+type headReader struct {
+	r    io.Reader
+	left int
+	err  error
+}
+
+func (h *headReader) Read(p []byte) (int, error) {
+	if h.left == 0 {
+		h.err = badResponse("", "the head of the response is larger than 8 KiB")
+		return 0, h.err
+	}
+	n, err := h.r.Read(p[:min(len(p), h.left)])
+	h.left -= n
+	if h.err = err; err == io.EOF {
+		h.err = io.ErrUnexpectedEOF
+	}
+	return n, err
+}
+
 // newClientRequest returns a client's opening handshake, as net/http sends it and as
 // Conn.Request returns it (RFC 6455, section 4.1).
 func (o *Options) newClientRequest(rawURL string) (*http.Request, *Request, error) {
 	u, err := url.Parse(rawURL)
-	if err != nil {
-		return nil, nil, fmt.Errorf("websocket: %w", err)
+	if bad, ok := errors.AsType[*url.Error](err); ok {
+		err = bad.Err // without the URL, which may hold a password
 	}
-	if !httpScheme(u) {
-		return nil, nil, fmt.Errorf("websocket: the scheme of %q is neither ws nor wss", rawURL)
-	}
-	if u.Host == "" {
-		return nil, nil, fmt.Errorf("websocket: %q has no host", rawURL)
-	}
-	if strings.Contains(rawURL, "#") {
-		return nil, nil, fmt.Errorf("websocket: %q has a fragment", rawURL) // RFC 6455, section 3
+	switch {
+	case err != nil:
+		return nil, nil, fmt.Errorf("websocket: the URL is not valid: %w", err)
+	case !httpScheme(u):
+		return nil, nil, fmt.Errorf("websocket: the scheme of %q is neither ws nor wss", u.Redacted())
+	case u.Hostname() == "":
+		return nil, nil, fmt.Errorf("websocket: the URL %q has no host", u.Redacted())
+	case strings.Contains(rawURL, "#"): // RFC 6455, section 3
+		return nil, nil, fmt.Errorf("websocket: the URL %q has a fragment", u.Redacted())
 	}
 	r, err := http.NewRequest(http.MethodGet, u.String(), nil)
 	if err != nil {
-		return nil, nil, fmt.Errorf("websocket: %w", err)
+		return nil, nil, fmt.Errorf("websocket: the URL is not valid: %w", err)
 	}
 	for name, values := range o.Header {
 		name = http.CanonicalHeaderKey(name)
@@ -190,6 +216,9 @@ func (o *Options) newClientRequest(rawURL string) (*http.Request, *Request, erro
 		Key:       base64.StdEncoding.EncodeToString(nonce),
 		Protocols: o.Protocols,
 		Header:    r.Header,
+	}
+	if err := req.checkText(); err != nil {
+		return nil, nil, fmt.Errorf("websocket: %w", err)
 	}
 	r.Header.Set("Upgrade", "websocket")
 	r.Header.Set("Connection", "Upgrade")

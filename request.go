@@ -418,7 +418,7 @@ func (r *Request) checkText() error {
 	switch {
 	case r.Host == "":
 		return badRequest("Host", "is missing")
-	case !isGraphic(r.Host) || strings.ContainsAny(r.Host, `/\@?#`):
+	case !isGraphic(r.Host) || strings.ContainsAny(r.Host, "/\\@?#\"<>^`{|}"):
 		return badRequest("Host", "is no host")
 	case !strings.HasPrefix(r.Path, "/") || !isGraphic(r.Path):
 		return badRequest("", "the resource is no absolute path")

@@ -453,8 +453,9 @@ func goingAway() *CloseError { return &CloseError{Code: CloseGoingAway, by: byUs
 // transports of those that are left and returns the context's error. New clients are refused
 // with 503 from the beginning.
 //
-// [http.Server.Shutdown] neither closes WebSocket connections nor waits for them, so a program
-// calls both. It must not call Shutdown from a function of Handler, which it would wait for.
+// [http.Server.Shutdown] does not close WebSocket connections, and waits only for those over
+// HTTP/2. So a program calls both, this one first. It must not call Shutdown from a function
+// of Handler, which it would wait for.
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.mu.Lock()
 	if !s.down {

@@ -27,9 +27,9 @@ import java.util.concurrent.BlockingQueue;
 import java.util.concurrent.LinkedBlockingQueue;
 
 /**
- * Talks to the echo server with Netty.
+ * Talks to a server of ours with Netty.
  *
- * <p>usage: Client V13|V00 PORT talk|wait
+ * <p>usage: Client V13|V00 PORT talk|wait|listen
  */
 public class Client extends SimpleChannelInboundHandler<Object> {
     private final WebSocketClientHandshaker handshaker;
@@ -108,7 +108,10 @@ public class Client extends SimpleChannelInboundHandler<Object> {
 
     private void talk(String mode) throws InterruptedException {
         check("greeting", next("text"), "Do you read me, Lieutenant Bowie?");
-        if (mode.equals("wait")) {
+        if (!mode.equals("talk")) {
+            if (mode.equals("listen")) {
+                check("broadcast", next("text"), "Night falls.");
+            }
             check("close", next("close"), hixie ? "FF 00" : "1001");
             send(close(1001));
             check("end", next("end"), "EOF");

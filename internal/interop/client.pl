@@ -1,6 +1,8 @@
-# Talks to the echo server with Protocol::WebSocket.
+# Talks to a server of ours with Protocol::WebSocket.
 #
-# usage: client.pl draft-ietf-hybi-17|draft-ietf-hybi-00 PORT talk|wait
+# usage: client.pl 13|76|76-length PORT talk|wait|listen
+#
+# The draft hixie-76 knows no Content-Length; 76-length sends it nevertheless.
 use strict;
 use warnings;
 use Encode ();
@@ -8,8 +10,9 @@ use IO::Socket::INET;
 use Protocol::WebSocket::Frame;
 use Protocol::WebSocket::Handshake::Client;
 
-my ($version, $port, $mode) = @ARGV;
-my $hixie = $version eq 'draft-ietf-hybi-00';
+my ($number, $port, $mode) = @ARGV;
+my $hixie = $number ne '13';
+my $version = $hixie ? 'draft-ietf-hybi-00' : 'draft-ietf-hybi-17';
 $| = 1;
 
 my $socket = IO::Socket::INET->new(PeerAddr => '127.0.0.1', PeerPort => $port, Proto => 'tcp')
@@ -35,7 +38,11 @@ my $handshake = Protocol::WebSocket::Handshake::Client->new(
     version => $version,
 );
 $handshake->req->origin('http://127.0.0.1');
-send_all($handshake->to_string);
+my $request = $handshake->to_string;    # with a Content-Length, if it is of hixie-76
+if ($number eq '76') {
+    $request =~ s/\r\nContent-Length: 8\r\n/\r\n/ or die $request;
+}
+send_all($request);
 my $input = '';
 until ($handshake->is_done) {
     my $bytes = receive();
@@ -96,7 +103,8 @@ sub check_end {
 }
 
 check('greeting', next_text(), 'Do you read me, Lieutenant Bowie?');
-if ($mode eq 'wait') {
+if ($mode ne 'talk') {
+    check('broadcast', next_text(), 'Night falls.') if $mode eq 'listen';
     check_end(1001, 1);
     exit;
 }

@@ -1,13 +1,15 @@
-# Talks to the echo server with the gem websocket.
+# Talks to a server of ours with the gem websocket.
 #
-# usage: client.rb 13|76 PORT talk|wait
+# usage: client.rb 13|76|76-length PORT talk|wait|listen
+#
+# The draft hixie-76 knows no Content-Length; 76-length sends it nevertheless.
 require 'socket'
 require 'websocket'
 
 WebSocket.should_raise = true
 $stdout.sync = true
 version, port, mode = ARGV
-HIXIE = version == '76'
+HIXIE = version != '13'
 VERSION = version.to_i
 SOCKET = TCPSocket.new('127.0.0.1', port.to_i)
 SOCKET.setsockopt(Socket::IPPROTO_TCP, Socket::TCP_NODELAY, 1)
@@ -20,7 +22,8 @@ def send_all(*frames)
 end
 
 url = "ws://127.0.0.1:#{port}/cats?lives=9"
-handshake = WebSocket::Handshake::Client.new(url: url, version: VERSION, origin: 'http://127.0.0.1')
+headers = version == '76-length' ? { 'Content-Length' => '8' } : {}
+handshake = WebSocket::Handshake::Client.new(url: url, version: VERSION, origin: 'http://127.0.0.1', headers: headers)
 send_all(handshake.to_s)
 # The library takes whatever follows the head for a part of the handshake, so it
 # gets that and no more.
@@ -73,7 +76,8 @@ def check_end(code, answer)
 end
 
 check('greeting', next_text, 'Do you read me, Lieutenant Bowie?')
-if mode == 'wait'
+if mode != 'talk'
+  check('broadcast', next_text, 'Night falls.') if mode == 'listen'
   check_end(1001, true)
   exit
 end

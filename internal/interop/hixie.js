@@ -1,7 +1,7 @@
-// Talks to the echo server with websocket-client, which speaks hixie-76 only. It
+// Talks to a server of ours with websocket-client, which speaks hixie-76 only. It
 // was written for the first Node.js; what it needs of that is put back here.
 //
-// usage: hixie.js PORT talk|wait
+// usage: hixie.js PORT talk|wait|listen
 'use strict';
 process.noDeprecation = true;
 const crypto = require('crypto');

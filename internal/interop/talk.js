@@ -1,4 +1,4 @@
-// What ws.js and hixie.js say to the echo server.
+// What ws.js and hixie.js say to a server of ours.
 'use strict';
 
 // What has come, in order, and who waits for it.
@@ -28,7 +28,8 @@ function check(name, got, want) {
 // normal and goingAway are what it pushes as 'close' for these.
 async function talk(client, mode, normal, goingAway) {
   check('greeting', await next('text'), 'Do you read me, Lieutenant Bowie?');
-  if (mode === 'wait') {
+  if (mode !== 'talk') {
+    if (mode === 'listen') check('broadcast', await next('text'), 'Night falls.');
     check('close', await next('close'), goingAway);
     check('end', await next('end'), 'EOF');
     return;

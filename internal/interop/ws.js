@@ -1,6 +1,6 @@
-// Talks to the echo server with ws.
+// Talks to a server of ours with ws.
 //
-// usage: ws.js PORT talk|wait
+// usage: ws.js PORT talk|wait|listen
 'use strict';
 const WebSocket = require('ws');
 const { push, next, check, talk } = require('./talk.js');
