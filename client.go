@@ -16,6 +16,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -27,16 +28,17 @@ const maxRefusal = 4 << 10
 // authentication.
 //
 // The connection is made by Options.HTTPClient, or else by [http.DefaultClient]: it decides on
-// proxies and TLS, adds cookies and follows redirects. Dial offers Options.Protocols and
-// adds Options.Header, in which Host and Origin may be set as well. ctx, and
+// proxies and TLS, adds cookies and follows redirects. Through an HTTP proxy net/http tunnels
+// wss, but not ws, which the proxy has to know. Dial offers Options.Protocols and adds
+// Options.Header, in which Host and Origin may be set as well. ctx, and
 // Options.HandshakeTimeout, end with the opening handshake; they do not affect the Conn.
 //
-// If the server refuses, or its response is not what RFC 6455 demands, the error is a
-// [*HandshakeError], whose Response is the refusal. Other errors are those of the
-// http.Client, or say what is wrong with an argument.
-func Dial(ctx context.Context, url string, o *Options) (*Conn, error) {
+// If the server refuses, the error is a [*HandshakeError] with the response, and if it accepts
+// in a way that RFC 6455 does not allow, one without. Other errors are those of net/http, or
+// say what is wrong with an argument.
+func Dial(ctx context.Context, rawURL string, o *Options) (*Conn, error) {
 	o = o.clone()
-	r, req, err := o.newClientRequest(url)
+	r, req, err := o.newClientRequest(rawURL)
 	if err != nil {
 		return nil, err
 	}
@@ -62,16 +64,20 @@ func Dial(ctx context.Context, url string, o *Options) (*Conn, error) {
 		}
 		return nil
 	}
-	var conn net.Conn
-	trace := &httptrace.ClientTrace{GotConn: func(info httptrace.GotConnInfo) { conn = info.Conn }}
-	resp, err := client.Do(r.WithContext(httptrace.WithClientTrace(ctx, trace)))
+	var taken handshakeConn
+	resp, err := client.Do(r.WithContext(httptrace.WithClientTrace(ctx, taken.trace(req.Key))))
+	if bad, ok := errors.AsType[*url.Error](err); ok {
+		err = bad.Err // without a URL that the caller has not used
+	}
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("websocket: %w", err)
 	}
 	if err := req.checkResponse(resp); err != nil {
 		resp.Body.Close()
 		return nil, err
 	}
+	req.Host, req.Path = cmp.Or(resp.Request.Host, resp.Request.URL.Host), resp.Request.URL.RequestURI()
+	req.Secure = resp.Request.URL.Scheme == "https" // after a redirect, all of that is new
 	body, ok := resp.Body.(io.ReadWriteCloser)
 	if !ok {
 		resp.Body.Close()
@@ -79,6 +85,7 @@ func Dial(ctx context.Context, url string, o *Options) (*Conn, error) {
 	}
 	// body first returns what has been read together with the response, and then reads
 	// from conn. With a deadline in the past conn has nothing to add.
+	conn := taken.get()
 	if conn == nil || conn.SetReadDeadline(time.Unix(1, 0)) != nil {
 		c := newConn(body, o, true)
 		c.req = req
@@ -96,15 +103,46 @@ func Dial(ctx context.Context, url string, o *Options) (*Conn, error) {
 	return c, nil
 }
 
+// A handshakeConn finds the connection on which net/http sends an opening handshake. It is
+// the one that has the key on it: a Transport may send requests of its own with the same
+// context.
+type handshakeConn struct {
+	mu         sync.Mutex
+	last, conn net.Conn
+}
+
+func (h *handshakeConn) trace(key string) *httptrace.ClientTrace {
+	return &httptrace.ClientTrace{
+		GotConn: func(info httptrace.GotConnInfo) {
+			h.mu.Lock()
+			defer h.mu.Unlock()
+			h.last = info.Conn
+		},
+		WroteHeaderField: func(_ string, values []string) {
+			h.mu.Lock()
+			defer h.mu.Unlock()
+			if slices.Contains(values, key) {
+				h.conn = h.last
+			}
+		},
+	}
+}
+
+func (h *handshakeConn) get() net.Conn {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.conn
+}
+
 // ClientHandshake opens a connection over rw as a client of RFC 6455, with a request for
 // the URL. It is for streams that exist already: to connect to a server, use [Dial]. The
 // scheme of the URL, ws or wss, does not matter; to use TLS, pass a *tls.Conn.
 //
 // What is said of errors at Dial holds here, too. ClientHandshake does not follow redirects,
 // and leaves it to the caller to close rw if there is an error. The response may have 8 KiB.
-func ClientHandshake(rw io.ReadWriter, url string, o *Options) (*Conn, error) {
+func ClientHandshake(rw io.ReadWriter, rawURL string, o *Options) (*Conn, error) {
 	o = o.clone()
-	r, req, err := o.newClientRequest(url)
+	r, req, err := o.newClientRequest(rawURL)
 	if err != nil {
 		return nil, err
 	}

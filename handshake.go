@@ -3,9 +3,11 @@ package websocket
 import (
 	"bytes"
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/netip"
@@ -201,21 +203,20 @@ func (c *Conn) answerable() error {
 //
 // Over HTTP/1.1 the connection may be used after the handler has returned, which frees the
 // memory that net/http needs for a request. Over HTTP/2 the handler must not return before
-// the connection is closed.
+// the connection is closed, and a write deadline that passes ends reads as well.
 func Upgrade(w http.ResponseWriter, r *http.Request, o *Options) (*Conn, error) {
 	return upgrade(w, r, o.clone())
 }
 
 // upgrade is Upgrade. It keeps o.
 func upgrade(w http.ResponseWriter, r *http.Request, o *Options) (*Conn, error) {
-	req, err := requestOf(r)
+	req, err := requestOf(r, o)
 	if err == nil {
 		err = o.checkOrigin(req)
 	}
 	if err != nil {
 		return nil, refuse(w, r, err)
 	}
-	req.Protocol = o.chooseProtocol(req.Protocols)
 	if r.ProtoMajor > 1 {
 		return upgradeStream(w, r, req, o)
 	}
@@ -253,7 +254,8 @@ func upgrade(w http.ResponseWriter, r *http.Request, o *Options) (*Conn, error) 
 	c.in, c.w = slices.Clone(read), len(read)
 
 	var fields bytes.Buffer
-	w.Header().WriteSubset(&fields, hopFields)
+	maps.DeleteFunc(w.Header(), isHopField)
+	w.Header().Write(&fields)
 	if err := c.accept(req, createResponse(req, fields.Bytes())); err != nil {
 		conn.Close()
 		return nil, err
@@ -266,20 +268,25 @@ var hopFields = map[string]bool{
 	"Connection":               true,
 	"Content-Length":           true,
 	"Content-Type":             true,
+	"Keep-Alive":               true,
+	"Proxy-Connection":         true,
 	"Sec-Websocket-Accept":     true,
 	"Sec-Websocket-Extensions": true,
 	"Sec-Websocket-Location":   true,
 	"Sec-Websocket-Origin":     true,
 	"Sec-Websocket-Protocol":   true,
 	"Sec-Websocket-Version":    true,
+	"Te":                       true,
 	"Trailer":                  true,
 	"Transfer-Encoding":        true,
 	"Upgrade":                  true,
 }
 
-// requestOf checks a request that net/http has read. The token of hixie-76 is not part of
-// it.
-func requestOf(r *http.Request) (*Request, error) {
+func isHopField(name string, _ []string) bool { return hopFields[http.CanonicalHeaderKey(name)] }
+
+// requestOf checks a request that net/http has read, and chooses a subprotocol. The token of
+// hixie-76 is not part of it.
+func requestOf(r *http.Request, o *Options) (*Request, error) {
 	path := r.RequestURI // as the client sent it, even behind http.StripPrefix
 	if !strings.HasPrefix(path, "/") {
 		path = r.URL.RequestURI()
@@ -294,6 +301,8 @@ func requestOf(r *http.Request) (*Request, error) {
 		req, err = newStreamRequest(r.Host, path, r.Header)
 	case r.Method != http.MethodGet:
 		return nil, &HandshakeError{Status: http.StatusMethodNotAllowed, Reason: "the method is not GET"}
+	case r.ProtoMajor > 1:
+		return nil, &HandshakeError{Status: http.StatusUpgradeRequired, Reason: "the request does not ask for a WebSocket"}
 	case r.TransferEncoding != nil:
 		return nil, badRequest("Transfer-Encoding", "announces a body")
 	default:
@@ -306,6 +315,7 @@ func requestOf(r *http.Request) (*Request, error) {
 		return nil, &HandshakeError{Status: http.StatusHTTPVersionNotSupported, Reason: "the HTTP version is not 1.1"}
 	}
 	req.Secure = r.TLS != nil
+	req.Protocol = o.chooseProtocol(req.Protocols)
 	if r.ProtoMajor > 1 {
 		return req, req.checkText()
 	}
@@ -335,14 +345,17 @@ func refuse(w http.ResponseWriter, r *http.Request, err error) error {
 		e = &HandshakeError{Status: http.StatusInternalServerError, Reason: err.Error(), err: err}
 	}
 	h := w.Header()
-	switch {
-	case e.Status == http.StatusMethodNotAllowed:
+	switch e.Status {
+	case http.StatusMethodNotAllowed:
 		h.Set("Allow", http.MethodGet)
-	case e.Status == http.StatusUpgradeRequired && r.ProtoMajor == 1:
-		h.Set("Upgrade", "websocket")
-		h.Set("Connection", "Upgrade")
+	case http.StatusUpgradeRequired:
 		h.Set("Sec-WebSocket-Version", "13")
-	case r.Header["Sec-Websocket-Key1"] != nil:
+		if r.ProtoMajor == 1 {
+			h.Set("Upgrade", "websocket")
+			h.Set("Connection", "Upgrade")
+		}
+	}
+	if r.Header["Sec-Websocket-Key1"] != nil {
 		h.Set("Connection", "close") // else the token would be taken for a request
 	}
 	http.Error(w, e.Reason, e.Status)
@@ -354,7 +367,7 @@ func (o *Options) checkOrigin(req *Request) error {
 	for _, pattern := range o.Origins {
 		if _, _, _, ok := splitOrigin(pattern); !ok && pattern != "*" && pattern != "null" {
 			return &HandshakeError{Status: http.StatusInternalServerError, Reason: "the server's list of origins is not valid",
-				err: fmt.Errorf("websocket: Options.Origins has %q, which is no origin", pattern)}
+				err: fmt.Errorf("%q is no origin", pattern)}
 		}
 	}
 	own := "http://"
@@ -394,6 +407,7 @@ func matchOrigin(pattern, origin string, wild bool) bool {
 // scheme, host and port, and reports whether it is one.
 func splitOrigin(s string) (scheme, host, port string, ok bool) {
 	scheme, host, ok = strings.Cut(strings.ToLower(s), "://")
+	ok = ok && isGraphic(s)
 	if i := strings.LastIndexByte(host, ':'); i > strings.LastIndexByte(host, ']') {
 		host, port = host[:i], host[i+1:]
 	}
@@ -405,28 +419,32 @@ func splitOrigin(s string) (scheme, host, port string, ok bool) {
 			port = "443"
 		}
 	}
-	ok = ok && isToken(scheme) && !strings.Contains(scheme, "*") && isGraphic(host) && host != "" &&
-		!strings.ContainsAny(host, `/\?#@,`) && strings.Count(host, "*") <= 1 &&
+	name := host
+	if strings.HasPrefix(host, "[") && strings.HasSuffix(host, "]") { // an IPv6 address
+		name = strings.Trim(strings.ReplaceAll(host, ":", "."), "[]")
+	}
+	ok = ok && isToken(scheme) && !strings.Contains(scheme, "*") &&
+		name != "" && !strings.ContainsAny(name, `:[]/\?#@,`) && strings.Count(name, "*") <= 1 &&
 		(port == "*" || strings.Trim(port, "0123456789") == "")
 	return scheme, host, port, ok
 }
 
 // upgradeStream accepts a client that comes over HTTP/2 (RFC 8441, section 5).
 func upgradeStream(w http.ResponseWriter, r *http.Request, req *Request, o *Options) (*Conn, error) {
-	h := w.Header()
-	for name := range hopFields {
-		h.Del(name)
+	control := http.NewResponseController(w)
+	// The deadlines of the http.Server are for requests.
+	if err := cmp.Or(control.SetReadDeadline(time.Time{}), control.SetWriteDeadline(time.Time{})); err != nil {
+		return nil, refuse(w, r, &HandshakeError{Status: http.StatusNotImplemented, Reason: "the server cannot take over the stream", err: err})
 	}
+	maps.DeleteFunc(w.Header(), isHopField)
 	if req.Protocol != "" {
-		h.Set("Sec-WebSocket-Protocol", req.Protocol)
+		w.Header().Set("Sec-WebSocket-Protocol", req.Protocol)
 	}
 	w.WriteHeader(http.StatusOK)
-	s := newStream(w, r)
-	if err := s.control.Flush(); err != nil {
-		s.Close()
+	if err := control.Flush(); err != nil {
 		return nil, err
 	}
-	c := newConn(s, o, false)
+	c := newConn(newStream(w, r), o, false)
 	c.req = req
 	return c, nil
 }
@@ -450,8 +468,6 @@ type stream struct {
 
 func newStream(w http.ResponseWriter, r *http.Request) *stream {
 	s := &stream{body: r.Body, w: w, control: http.NewResponseController(w), local: noAddr{}, remote: noAddr{}}
-	s.control.SetReadDeadline(time.Time{}) // those of the http.Server are for requests
-	s.control.SetWriteDeadline(time.Time{})
 	if a, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr); ok {
 		s.local = a
 	}
@@ -460,8 +476,11 @@ func newStream(w http.ResponseWriter, r *http.Request) *stream {
 	}
 	var in net.Conn
 	s.Conn, in = net.Pipe()
+	// When the stream has ended, what it has brought can be read for a while.
+	stop := context.AfterFunc(r.Context(), func() { in.SetWriteDeadline(time.Now().Add(closeTimeout)) })
 	go func() {
 		_, s.readErr = io.CopyBuffer(in, s.body, make([]byte, heldInputSize))
+		stop()
 		in.Close()
 	}()
 	return s
@@ -481,19 +500,26 @@ func (s *stream) Write(p []byte) (n int, err error) {
 	if s.closed {
 		return 0, net.ErrClosed
 	}
-	// After the handler has returned, w panics.
+	err = s.try(func() error {
+		if n, err = s.w.Write(p); err != nil {
+			return err
+		}
+		return s.control.Flush()
+	})
+	if d := s.deadline.Load(); err != nil && d != 0 && d <= time.Now().UnixNano() {
+		err = os.ErrDeadlineExceeded
+	}
+	return n, err
+}
+
+// try calls f, which uses w. That may panic after the handler has returned.
+func (s *stream) try(f func() error) (err error) {
 	defer func() {
 		if v := recover(); v != nil {
 			err = fmt.Errorf("websocket: %v", v)
 		}
 	}()
-	if n, err = s.w.Write(p); err == nil {
-		err = s.control.Flush()
-	}
-	if d := s.deadline.Load(); err != nil && d != 0 && d <= time.Now().UnixNano() {
-		err = os.ErrDeadlineExceeded
-	}
-	return n, err
+	return f()
 }
 
 // Close ends reads and writes in progress. The stream itself ends when its handler
@@ -502,7 +528,7 @@ func (s *stream) Close() error {
 	s.Conn.Close()
 	s.body.Close()
 	if !s.mu.TryLock() {
-		s.control.SetWriteDeadline(time.Unix(1, 0)) // resets the stream
+		s.SetWriteDeadline(time.Unix(1, 0)) // resets the stream
 		s.mu.Lock()
 	}
 	defer s.mu.Unlock()
@@ -516,7 +542,7 @@ func (s *stream) SetWriteDeadline(t time.Time) error {
 	} else {
 		s.deadline.Store(t.UnixNano())
 	}
-	return s.control.SetWriteDeadline(t)
+	return s.try(func() error { return s.control.SetWriteDeadline(t) })
 }
 
 func (s *stream) SetDeadline(t time.Time) error {

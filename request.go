@@ -99,9 +99,13 @@ type HandshakeError struct {
 	err error
 }
 
-// Error returns the reason.
+// Error returns the reason, and the error behind e if there is one.
 func (e *HandshakeError) Error() string {
-	return "websocket: opening handshake failed: " + e.Reason
+	s := "websocket: opening handshake failed: " + e.Reason
+	if e.err != nil {
+		s += ": " + e.err.Error()
+	}
+	return s
 }
 
 // Unwrap returns the error behind e, such as [os.ErrDeadlineExceeded] for a

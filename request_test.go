@@ -813,7 +813,7 @@ func TestHandshakeError(t *testing.T) {
 	if !errors.As(err, &he) || !errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, io.EOF) {
 		t.Error("errors.As or errors.Is fails")
 	}
-	if got, want := err.Error(), "websocket: opening handshake failed: Host is missing"; got != want {
+	if got, want := err.Error(), "websocket: opening handshake failed: Host is missing: i/o timeout"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
 	if got, want := (&HandshakeError{Reason: "no"}).Error(), "websocket: opening handshake failed: no"; got != want {

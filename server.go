@@ -44,17 +44,22 @@ const (
 	unserved stage = iota
 	opening        // OnOpen runs
 	awaiting       // Serve reads
-	calling        // OnMessage or OnClose runs
+	calling        // OnMessage runs
+	ending         // OnClose runs
 	served
 )
+
+// calls reports whether a function of a Handler runs.
+func (s stage) calls() bool { return s == opening || s == calling || s == ending }
 
 // Serve reads messages and passes them to h until the connection ends, and then closes
 // it, with a closing handshake if there has been none. It returns the error that OnClose
 // has got, which is never nil. While it runs, methods that read from c return an error.
 //
 // If Options.PingInterval is positive, Serve finds out whether a silent peer is still
-// there. If a function of h panics, the connection is closed with CloseInternalError and
-// OnClose is called before the panic goes on.
+// there. If a function of h panics, Serve begins to close the connection with
+// CloseInternalError, and OnClose is called before the panic goes on. Whoever recovers
+// from it calls Close.
 func (c *Conn) Serve(h Handler) error {
 	if err := c.beginServe(c.opts.PingInterval); err != nil {
 		return err
@@ -68,7 +73,7 @@ func (c *Conn) Serve(h Handler) error {
 func (c *Conn) beginServe(interval time.Duration) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for c.reading && c.rerr == nil {
+	for c.reading && c.rerr == nil && c.stage == unserved {
 		c.turn.Wait()
 	}
 	switch {
@@ -100,7 +105,7 @@ func (c *Conn) serve(h Handler) (err error) {
 		if h.OnMessage != nil {
 			h.OnMessage(c, t, p)
 		}
-		if buf != nil {
+		if buf != nil && cap(*buf) <= maxMessage {
 			messages.Put(buf)
 		}
 	}
@@ -116,7 +121,7 @@ func (c *Conn) opened() {
 	}
 }
 
-// endServe calls OnClose. err is nil if a function of h has panicked or ended its
+// endServe calls OnClose with what ended the connection. err is nil if a function of h has panicked or ended its
 // goroutine.
 func (c *Conn) endServe(h Handler, err error) {
 	failed := true
@@ -128,12 +133,11 @@ func (c *Conn) endServe(h Handler, err error) {
 		c.stage = served
 		c.mu.Unlock()
 	}()
+	c.mu.Lock()
+	c.stage = ending
+	c.mu.Unlock()
 	if err == nil {
-		e := &CloseError{Code: CloseInternalError, by: byUs}
-		c.startClose(e)
-		c.mu.Lock()
-		err = c.rerr
-		c.mu.Unlock()
+		err = c.startClose(&CloseError{Code: CloseInternalError, by: byUs})
 	}
 	if h.OnClose != nil {
 		h.OnClose(c, err)
@@ -166,18 +170,19 @@ func (c *Conn) nextMessage() (t MessageType, p []byte, buf *[]byte, err error) {
 	default:
 		buf = messages.Get().(*[]byte)
 		t, p, err = c.appendMessage((*buf)[:0])
-		p = slices.Clip(p)
-		*buf = p
+		*buf, p = p, slices.Clip(p)
 	}
 	err = c.endRead(err)
 	return t, p, buf, err
 }
 
-// startClose begins a closing handshake that is left to Serve.
-func (c *Conn) startClose(e *CloseError) {
+// startClose begins a closing handshake that is left to Serve, unless the connection has
+// ended already. It returns the error of all later reads.
+func (c *Conn) startClose(e *CloseError) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.leaveClose(e)
+	return c.rerr
 }
 
 // leaveClose is startClose where mu is held.
@@ -241,7 +246,7 @@ func (c *Conn) keepAlive() {
 // accepts clients of its own origin and discards what they send.
 //
 // A panic in a function of Handler ends that connection and no other. It is logged to the
-// ErrorLog of the [http.Server].
+// ErrorLog of the [http.Server], and so is a handshake that fails because of the server.
 //
 // A Server must not be copied, nor its fields changed, once it is in use.
 type Server struct {
@@ -269,13 +274,16 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			s.end(nil)
 		}
 	}()
+	server, _ := r.Context().Value(http.ServerContextKey).(*http.Server)
 	c, err := upgrade(w, r, &s.Options)
 	if err != nil {
+		if e, ok := errors.AsType[*HandshakeError](err); ok && e.Status >= 500 {
+			logf(server, "%v", e)
+		}
 		return
 	}
 	c.beginServe(cmp.Or(s.PingInterval, pingInterval))
 	s.add(c)
-	server, _ := r.Context().Value(http.ServerContextKey).(*http.Server)
 	if r.ProtoMajor > 1 {
 		s.serve(c, server)
 	} else {
@@ -289,14 +297,19 @@ func (s *Server) serve(c *Conn, server *http.Server) {
 	defer c.Close()
 	defer func() {
 		if v := recover(); v != nil && v != http.ErrAbortHandler {
-			logf := log.Printf
-			if server != nil && server.ErrorLog != nil {
-				logf = server.ErrorLog.Printf
-			}
-			logf("websocket: panic serving %v: %v\n%s", c.RemoteAddr(), v, debug.Stack())
+			logf(server, "websocket: panic serving %v: %v\n%s", c.RemoteAddr(), v, debug.Stack())
 		}
 	}()
 	c.serve(s.Handler)
+}
+
+// logf logs where an http.Server, if there is one, does.
+func logf(server *http.Server, format string, args ...any) {
+	if server != nil && server.ErrorLog != nil {
+		server.ErrorLog.Printf(format, args...)
+	} else {
+		log.Printf(format, args...)
+	}
 }
 
 // begin reports whether a client may come in.
@@ -339,7 +352,7 @@ func (s *Server) Conns() iter.Seq[*Conn] {
 		open := make([]*Conn, 0, len(s.conns))
 		for c := range s.conns {
 			c.mu.Lock()
-			if c.rerr == nil {
+			if c.rerr == nil && c.stage < ending {
 				open = append(open, c)
 			}
 			c.mu.Unlock()
@@ -380,8 +393,7 @@ func (s *Server) Broadcast(t MessageType, p []byte, except ...*Conn) error {
 	frame := outputs.Get().(*output)
 	defer frame.free()
 	frame.b = appendFrame(frame.b, finBit|byte(t), p, false)
-	split := len(frame.b)
-	frame.b = appendHixie(frame.b, finBit|byte(t), p)
+	end := len(frame.b)
 
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -389,9 +401,12 @@ func (s *Server) Broadcast(t MessageType, p []byte, except ...*Conn) error {
 		switch {
 		case slices.Contains(except, c):
 		case !c.dec.hixie:
-			c.enqueue(frame.b[:split], limit)
+			c.enqueue(frame.b[:end], limit)
 		case t == Text:
-			c.enqueue(frame.b[split:], limit)
+			if end == len(frame.b) {
+				frame.b = appendHixie(frame.b, finBit|opText, p)
+			}
+			c.enqueue(frame.b[end:], limit)
 		}
 	}
 	return nil
@@ -402,7 +417,7 @@ func (s *Server) Broadcast(t MessageType, p []byte, except ...*Conn) error {
 func (c *Conn) enqueue(frame []byte, limit int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.writable() != nil {
+	if c.writable() != nil || c.stage >= ending {
 		return
 	}
 	waiting := c.sending

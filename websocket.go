@@ -129,7 +129,8 @@
 //	read deadline                   timeout, not final      timeout, not final
 //
 // [Conn.Read] returns io.EOF itself where the others return an error that is
-// io.EOF to [errors.Is]. Later reads return the same error, and so do writes once
+// io.EOF to [errors.Is]. From the others, io.EOF itself means that there was no closing
+// handshake. Whatever the error is, Close is still to be called. Later reads return the same error, and so do writes once
 // the connection is closed or a write has failed. What is wrong with an argument,
 // such as text that is not UTF-8, is reported before anything is sent; the
 // connection stays usable.
@@ -200,10 +201,11 @@ type Options struct {
 	// about redirects. Nil means http.DefaultClient.
 	HTTPClient *http.Client
 
-	// HandshakeTimeout is how long an opening handshake may take: for a server
-	// the reading of the request by GetRequest, on a transport that has read
-	// deadlines, and for a client all of it. 0 means 10 seconds; a negative duration
-	// means no limit.
+	// HandshakeTimeout is how long an opening handshake may take: for a client all
+	// of it, and for a server the reading of the request by GetRequest, on a
+	// transport that has read deadlines. Under net/http the request is read within
+	// the limits of the http.Server. 0 means 10 seconds; a negative duration means
+	// no limit.
 	HandshakeTimeout time.Duration
 
 	// CloseTimeout is how long a closing handshake may take before the
@@ -212,15 +214,15 @@ type Options struct {
 
 	// PingInterval is how long a peer may be silent, while Conn.Serve waits for
 	// messages, before it is pinged. If it remains silent for another PingInterval,
-	// or takes nothing of what is written to it for three, the connection is closed.
-	// 0 means 20 seconds for the clients of a Server, and no pings otherwise; a negative
+	// or takes less than 64 KiB of what is written to it in three to five, the
+	// connection is closed. 0 means 20 seconds for the clients of a Server, and no pings otherwise; a negative
 	// duration means no pings. Hixie-76 has none.
 	PingInterval time.Duration
 
 	// MaxQueue is how many bytes of messages may wait for a client that reads
-	// them more slowly than Server.Broadcast sends. The connection of a client for
-	// which there would be more is closed with ClosePolicyViolation. 0 or less means
-	// 1 MiB.
+	// them more slowly than Server.Broadcast sends, or for any client after a burst.
+	// The connection of a client for which there would be more is closed with
+	// ClosePolicyViolation. 0 or less means 1 MiB.
 	MaxQueue int
 }
 
@@ -250,11 +252,11 @@ func (o *Options) clone() *Options {
 
 // Sizes and times of a Conn's input and output.
 const (
-	inputSize     = 32 << 10  // bytes of a pooled input buffer
-	heldInputSize = 4 << 10   // bytes of a buffer that has to stay while a Conn is idle
-	directSize    = 16 << 10  // bytes of payload from which on none is copied
-	batchSize     = 64 << 10  // bytes of output that do not wait for more
-	writeSize     = 256 << 10 // bytes of one write, whose end is progress
+	inputSize     = 32 << 10 // bytes of a pooled input buffer
+	heldInputSize = 4 << 10  // bytes of a buffer that has to stay while a Conn is idle
+	directSize    = 16 << 10 // bytes of payload from which on none is copied
+	batchSize     = 64 << 10 // bytes of output that do not wait for more
+	writeSize     = 64 << 10 // bytes of one write, whose end is progress
 	batchDelay    = time.Millisecond
 )
 
@@ -280,7 +282,7 @@ type output struct {
 var outputs = sync.Pool{New: func() any { return &output{b: make([]byte, 0, 4<<10)} }}
 
 func (o *output) free() {
-	if cap(o.b) <= 2*batchSize {
+	if cap(o.b) <= 8*batchSize {
 		o.b = o.b[:0]
 		outputs.Put(o)
 	}
@@ -530,7 +532,7 @@ func (c *Conn) Read(p []byte) (int, error) {
 func (c *Conn) beginRead(shaking bool) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for c.reading && c.rerr == nil {
+	for c.reading && c.rerr == nil && c.stage == unserved {
 		c.turn.Wait()
 	}
 	switch {
@@ -1314,20 +1316,19 @@ func (c *Conn) CloseWith(code CloseCode, reason string) error {
 	follower := c.closing && !c.left
 	first := c.writable() == nil && c.rerr == nil
 	hopeless := c.beginClose(e)
-	switch {
-	case c.closer == nil:
+	if c.closer == nil {
 		defer c.mu.Unlock()
 		if !first {
 			return nil
 		}
 		return c.flush()
-	case hopeless:
+	}
+	if hopeless {
 		c.mu.Unlock()
 		c.shut()
 		c.mu.Lock()
 	}
-	switch {
-	case c.stage == opening || c.stage == calling:
+	if c.stage.calls() {
 		c.left = !follower
 		c.mu.Unlock()
 		return nil
