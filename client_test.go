@@ -718,15 +718,6 @@ func TestDialContext(t *testing.T) {
 			}
 		})
 	})
-
-	t.Run("nil", func(t *testing.T) {
-		defer func() {
-			if recover() == nil {
-				t.Error("Dial takes a nil context")
-			}
-		}()
-		Dial(nil, "ws://127.0.0.1:1", nil)
-	})
 }
 
 // TestClientTimeout finds out how long a handshake may take. What follows may take as
@@ -754,7 +745,7 @@ func TestClientTimeout(t *testing.T) {
 			}
 			t.Run(test.name+"/"+via.name, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
-					connect := func(serve func(net.Conn)) (*Conn, error, time.Duration) {
+					connect := func(serve func(net.Conn)) (*Conn, time.Duration, error) {
 						o := &Options{HandshakeTimeout: test.handshake}
 						if via.name == "Dial" {
 							o.HTTPClient = memoryClient(t, serve)
@@ -768,10 +759,10 @@ func TestClientTimeout(t *testing.T) {
 						}
 						start := time.Now()
 						c, err := via.connect(t, t.Context(), "ws://h.example", o, serve)
-						return c, err, time.Since(start)
+						return c, time.Since(start), err
 					}
 					if test.want == never {
-						c, err, d := connect(func(conn net.Conn) {
+						c, d, err := connect(func(conn net.Conn) {
 							b := answerTo(readHead(conn), accepting)
 							time.Sleep(24 * time.Hour)
 							conn.Write(b)
@@ -799,13 +790,13 @@ func TestClientTimeout(t *testing.T) {
 						io.Copy(io.Discard, conn)
 					}
 					for name, serve := range map[string]func(net.Conn){"late": late, "silent": silent} {
-						c, err, d := connect(serve)
+						c, d, err := connect(serve)
 						if timeout, ok := errors.AsType[net.Error](err); c != nil || !ok || !timeout.Timeout() || d != test.want {
 							t.Errorf("%s: %v, %v after %v instead of a timeout after %v", name, c, err, d, test.want)
 						}
 					}
 					// Just in time.
-					c, err, d := connect(func(conn net.Conn) {
+					c, d, err := connect(func(conn net.Conn) {
 						b := answerTo(readHead(conn), accepting)
 						for i := range b {
 							time.Sleep((test.want - 1) / time.Duration(len(b)))

@@ -215,7 +215,7 @@ func upgrade(w http.ResponseWriter, r *http.Request, o *Options) (*Conn, error) 
 		err = o.checkOrigin(req)
 	}
 	if err != nil {
-		return nil, refuse(w, r, err)
+		return nil, refuse(w, r, err.(*HandshakeError))
 	}
 	if r.ProtoMajor > 1 {
 		return upgradeStream(w, r, req, o)
@@ -338,12 +338,8 @@ func (req *Request) readToken(r io.Reader) *HandshakeError {
 	return &HandshakeError{Status: http.StatusBadRequest, Reason: "the token is not 8 bytes long", err: err}
 }
 
-// refuse answers a request with the status and reason of err, and returns err.
-func refuse(w http.ResponseWriter, r *http.Request, err error) error {
-	e, ok := errors.AsType[*HandshakeError](err)
-	if !ok {
-		e = &HandshakeError{Status: http.StatusInternalServerError, Reason: err.Error(), err: err}
-	}
+// refuse answers a request with the status and reason of e, and returns e.
+func refuse(w http.ResponseWriter, r *http.Request, e *HandshakeError) error {
 	h := w.Header()
 	switch e.Status {
 	case http.StatusMethodNotAllowed:
