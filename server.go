@@ -121,8 +121,8 @@ func (c *Conn) opened() {
 	}
 }
 
-// endServe calls OnClose with what ended the connection. err is nil if a function of h has panicked or ended its
-// goroutine.
+// endServe calls OnClose with what ended the connection. err is nil if a function of h has
+// panicked or ended its goroutine.
 func (c *Conn) endServe(h Handler, err error) {
 	failed := true
 	defer func() {
