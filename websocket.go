@@ -215,8 +215,8 @@ type Options struct {
 	// PingInterval is how long a peer may be silent, while Conn.Serve waits for
 	// messages, before it is pinged. If it remains silent for another PingInterval,
 	// or takes less than 64 KiB of what is written to it in three to five, the
-	// connection is closed. 0 means 20 seconds for the clients of a Server, and no pings otherwise; a negative
-	// duration means no pings. Hixie-76 has none.
+	// connection is closed. 0 means 20 seconds for the clients of a Server, and
+	// otherwise no pings; a negative duration means no pings. Hixie-76 has none.
 	PingInterval time.Duration
 
 	// MaxQueue is how many bytes of messages may wait for a client that reads
