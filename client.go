@@ -20,8 +20,10 @@ import (
 	"time"
 )
 
-// maxRefusal is how many bytes of a refusal's body a client keeps.
-const maxRefusal = 4 << 10
+const (
+	maxRefusal = 4 << 10  // bytes of a refusal's body that a client keeps
+	maxEarly   = 64 << 10 // bytes that come together with a response; a Transport holds less
+)
 
 // Dial connects to a server as a client of RFC 6455. The scheme of the URL is ws, or wss
 // for TLS; http and https mean the same. A user and password in the URL become basic
@@ -35,7 +37,8 @@ const maxRefusal = 4 << 10
 //
 // If the server refuses, the error is a [*HandshakeError] with the response, and if it accepts
 // in a way that RFC 6455 does not allow, one without. Other errors are those of net/http, or
-// say what is wrong with an argument.
+// say what is wrong with an argument. A Transport that wraps another one sees the fields of
+// the response that accepts.
 func Dial(ctx context.Context, rawURL string, o *Options) (*Conn, error) {
 	o = o.clone()
 	r, req, err := o.newClientRequest(rawURL)
@@ -55,6 +58,9 @@ func Dial(ctx context.Context, rawURL string, o *Options) (*Conn, error) {
 	}
 	checkRedirect := client.CheckRedirect
 	client.CheckRedirect = func(r *http.Request, via []*http.Request) error {
+		if r.URL.Scheme == "ws" && via[len(via)-1].URL.Scheme == "https" {
+			r.Header.Del("Referer") // net/http does that for http
+		}
 		httpScheme(r.URL)
 		if checkRedirect != nil {
 			return checkRedirect(r, via)
@@ -92,12 +98,16 @@ func Dial(ctx context.Context, rawURL string, o *Options) (*Conn, error) {
 		return c, nil
 	}
 	stop := context.AfterFunc(ctx, func() { body.Close() }) // should the deadline mean nothing to conn
-	read, _ := io.ReadAll(body)
+	read, _ := io.ReadAll(io.LimitReader(body, maxEarly))
 	if !stop() {
 		return nil, ctx.Err()
 	}
 	conn.SetDeadline(time.Time{})
-	c := newConn(conn, o, true)
+	var rw io.ReadWriter = conn
+	if len(read) == maxEarly {
+		rw = body // the deadline does mean nothing
+	}
+	c := newConn(rw, o, true)
 	c.in, c.w = read, len(read)
 	c.req = req
 	return c, nil
@@ -140,6 +150,7 @@ func (h *handshakeConn) get() net.Conn {
 //
 // What is said of errors at Dial holds here, too. ClientHandshake does not follow redirects,
 // and leaves it to the caller to close rw if there is an error. The response may have 8 KiB.
+// If rw has no deadlines, closing it is also what ends a handshake that takes too long.
 func ClientHandshake(rw io.ReadWriter, rawURL string, o *Options) (*Conn, error) {
 	o = o.clone()
 	r, req, err := o.newClientRequest(rawURL)
@@ -204,15 +215,17 @@ func (o *Options) newClientRequest(rawURL string) (*http.Request, *Request, erro
 	if bad, ok := errors.AsType[*url.Error](err); ok {
 		err = bad.Err // without the URL, which may hold a password
 	}
-	switch {
-	case err != nil:
+	if err != nil {
 		return nil, nil, fmt.Errorf("websocket: the URL is not valid: %w", err)
+	}
+	shown := u.Redacted()
+	switch {
 	case !httpScheme(u):
-		return nil, nil, fmt.Errorf("websocket: the scheme of %q is neither ws nor wss", u.Redacted())
+		return nil, nil, fmt.Errorf("websocket: the scheme of %q is neither ws nor wss", shown)
 	case u.Hostname() == "":
-		return nil, nil, fmt.Errorf("websocket: the URL %q has no host", u.Redacted())
+		return nil, nil, fmt.Errorf("websocket: the URL %q has no host", shown)
 	case strings.Contains(rawURL, "#"): // RFC 6455, section 3
-		return nil, nil, fmt.Errorf("websocket: the URL %q has a fragment", u.Redacted())
+		return nil, nil, fmt.Errorf("websocket: the URL %q has a fragment", shown)
 	}
 	r, err := http.NewRequest(http.MethodGet, u.String(), nil)
 	if err != nil {

@@ -202,8 +202,10 @@ func (c *Conn) answerable() error {
 // error is a [*HandshakeError], except if the response could not be written.
 //
 // Over HTTP/1.1 the connection may be used after the handler has returned, which frees the
-// memory that net/http needs for a request. Over HTTP/2 the handler must not return before
-// the connection is closed, and a write deadline that passes ends reads as well.
+// memory that net/http needs for a request, and ends the context of r. Over HTTP/2 the handler must not return before
+// the connection is closed, and a write deadline that passes ends reads as well. A client that
+// reads nothing at all from its connection, which carries other requests too, holds up even
+// CloseNow there, until the WriteByteTimeout of the [http.HTTP2Config] has passed, so set it.
 func Upgrade(w http.ResponseWriter, r *http.Request, o *Options) (*Conn, error) {
 	return upgrade(w, r, o.clone())
 }
@@ -237,8 +239,12 @@ func upgrade(w http.ResponseWriter, r *http.Request, o *Options) (*Conn, error) 
 		status := http.StatusInternalServerError
 		if errors.Is(err, errors.ErrUnsupported) {
 			status = http.StatusNotImplemented
+			err = fmt.Errorf("%T has neither Hijack nor Unwrap: %w", w, err)
 		}
 		return nil, refuse(w, r, &HandshakeError{Status: status, Reason: "the server cannot take over the connection", err: err})
+	}
+	if !limit.IsZero() {
+		conn.SetWriteDeadline(limit.Add(closeTimeout)) // a refusal may come at the limit
 	}
 	if req.Version == Hixie76 && req.Token == "" {
 		conn.SetReadDeadline(limit)
@@ -247,7 +253,6 @@ func upgrade(w http.ResponseWriter, r *http.Request, o *Options) (*Conn, error) 
 			conn.Close()
 			return nil, err
 		}
-		conn.SetReadDeadline(time.Time{})
 	}
 	c := newConn(conn, o, false)
 	read, _ := buf.Reader.Peek(buf.Reader.Buffered())
@@ -260,6 +265,7 @@ func upgrade(w http.ResponseWriter, r *http.Request, o *Options) (*Conn, error) 
 		conn.Close()
 		return nil, err
 	}
+	conn.SetDeadline(time.Time{})
 	return c, nil
 }
 
@@ -363,7 +369,7 @@ func (o *Options) checkOrigin(req *Request) error {
 	for _, pattern := range o.Origins {
 		if _, _, _, ok := splitOrigin(pattern); !ok && pattern != "*" && pattern != "null" {
 			return &HandshakeError{Status: http.StatusInternalServerError, Reason: "the server's list of origins is not valid",
-				err: fmt.Errorf("%q is no origin", pattern)}
+				err: fmt.Errorf(`%q in Options.Origins is no origin such as "https://example.com"`, pattern)}
 		}
 	}
 	own := "http://"
@@ -458,8 +464,11 @@ type stream struct {
 	readErr  error        // of body; set before the pipe is closed
 	deadline atomic.Int64 // for writes, in Unix nanoseconds, or 0
 
-	mu     sync.Mutex // held while w is in use
+	mu     sync.Mutex // held while w is written to
 	closed bool
+
+	deadlines sync.Mutex // held while control sets a deadline
+	over      bool       // the handler may return: neither is to be used any more
 }
 
 func newStream(w http.ResponseWriter, r *http.Request) *stream {
@@ -477,6 +486,9 @@ func newStream(w http.ResponseWriter, r *http.Request) *stream {
 	go func() {
 		_, s.readErr = io.CopyBuffer(in, s.body, make([]byte, heldInputSize))
 		stop()
+		if isTimeout(s.readErr) { // of in: what the stream has brought has not been read in time
+			s.readErr = io.ErrUnexpectedEOF
+		}
 		in.Close()
 	}()
 	return s
@@ -527,8 +539,11 @@ func (s *stream) Close() error {
 		s.SetWriteDeadline(time.Unix(1, 0)) // resets the stream
 		s.mu.Lock()
 	}
-	defer s.mu.Unlock()
 	s.closed = true
+	s.mu.Unlock()
+	s.deadlines.Lock()
+	s.over = true
+	s.deadlines.Unlock()
 	return nil
 }
 
@@ -537,6 +552,11 @@ func (s *stream) SetWriteDeadline(t time.Time) error {
 		s.deadline.Store(0)
 	} else {
 		s.deadline.Store(t.UnixNano())
+	}
+	s.deadlines.Lock()
+	defer s.deadlines.Unlock()
+	if s.over {
+		return net.ErrClosed
 	}
 	return s.try(func() error { return s.control.SetWriteDeadline(t) })
 }

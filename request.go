@@ -329,7 +329,9 @@ func parseHead(head string) (*Request, error) {
 	return req, nil
 }
 
-var errVersion = &HandshakeError{Status: http.StatusUpgradeRequired, Field: "Sec-WebSocket-Version", Reason: "Sec-WebSocket-Version is not 13"}
+func badVersion() *HandshakeError {
+	return &HandshakeError{Status: http.StatusUpgradeRequired, Field: "Sec-WebSocket-Version", Reason: "Sec-WebSocket-Version is not 13"}
+}
 
 // newRequest makes a Request of the fields of a head, which tell its version.
 func newRequest(host, path string, header http.Header) (*Request, error) {
@@ -357,7 +359,7 @@ func newRequest(host, path string, header http.Header) (*Request, error) {
 	case !hasToken(header["Connection"], "upgrade"):
 		return nil, badRequest("Connection", "does not hold upgrade")
 	case version != "" && version != "13":
-		return nil, errVersion
+		return nil, badVersion()
 	case req.Key != "" && version == "":
 		return nil, badRequest("Sec-WebSocket-Version", "is missing")
 	case req.Key != "" || version != "":
@@ -396,7 +398,7 @@ func newStreamRequest(host, path string, header http.Header) (*Request, error) {
 		return nil, err
 	}
 	if version != "13" {
-		return nil, errVersion
+		return nil, badVersion()
 	}
 	if req.Origin, err = single(header, "Origin"); err != nil {
 		return nil, err

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"iter"
 	"log"
+	"math"
 	"net/http"
 	"os"
 	"runtime/debug"
@@ -18,7 +19,8 @@ import (
 
 // A Handler has the functions that [Conn.Serve] calls, one at a time for each
 // connection and all in the same goroutine. Any of them may be nil. They may write to
-// the connection and close it, but not read from it.
+// the connection and close it, but not read from it, nor wait for a pong with
+// [Conn.Ping], which the next read would find.
 type Handler struct {
 	// OnOpen is called first. What it writes is sent ahead of all broadcasts that
 	// the connection gets, as these wait until OnOpen returns.
@@ -105,7 +107,7 @@ func (c *Conn) serve(h Handler) (err error) {
 		if h.OnMessage != nil {
 			h.OnMessage(c, t, p)
 		}
-		if buf != nil && cap(*buf) <= maxMessage {
+		if buf != nil && cap(*buf) <= batchSize { // one byte of a message may hold it for long
 			messages.Put(buf)
 		}
 	}
@@ -135,6 +137,7 @@ func (c *Conn) endServe(h Handler, err error) {
 	}()
 	c.mu.Lock()
 	c.stage = ending
+	c.startWatchdog() // OnClose may write to a peer that does not read
 	c.mu.Unlock()
 	if err == nil {
 		err = c.startClose(&CloseError{Code: CloseInternalError, by: byUs})
@@ -243,7 +246,15 @@ func (c *Conn) keepAlive() {
 // A Server is an [http.Handler] that makes every request a WebSocket connection, with
 // [Upgrade], and serves it with the functions of Handler as [Conn.Serve] does, in a
 // goroutine of its own. It can stand beside other handlers on the same port. The zero value
-// accepts clients of its own origin and discards what they send.
+// accepts clients of its own origin and discards what they send. Otherwise it is
+//
+//	&websocket.Server{
+//		Handler: websocket.Handler{OnMessage: f},
+//		Options: websocket.Options{Origins: origins},
+//	}
+//
+// In the pattern of an [http.ServeMux] it has no method, as a request is a GET over HTTP/1.1
+// and a CONNECT over HTTP/2.
 //
 // A panic in a function of Handler ends that connection and no other. It is logged to the
 // ErrorLog of the [http.Server], and so is a handshake that fails because of the server.
@@ -263,7 +274,13 @@ type Server struct {
 // ServeHTTP answers the request, as [Upgrade] does. Over HTTP/1.1 it then returns, so that
 // the memory that net/http needs for a request is free while the connection lives; over
 // HTTP/2 it returns when the connection has ended.
-func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.Serve(w, r, s.Handler) }
+
+// Serve is ServeHTTP with functions for this connection alone, in place of s.Handler. They can
+// hold what belongs to it: its state, or what a handler has found out about the request, such
+// as the user. The context of r ends with the handler, so functions that need its values take
+// [context.WithoutCancel] of it.
+func (s *Server) Serve(w http.ResponseWriter, r *http.Request, h Handler) {
 	if !s.begin() {
 		refuse(w, r, &HandshakeError{Status: http.StatusServiceUnavailable, Reason: "the server is shutting down"})
 		return
@@ -277,7 +294,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	server, _ := r.Context().Value(http.ServerContextKey).(*http.Server)
 	c, err := upgrade(w, r, &s.Options)
 	if err != nil {
-		if e, ok := errors.AsType[*HandshakeError](err); ok && e.Status >= 500 {
+		if e, ok := errors.AsType[*HandshakeError](err); ok && e.Status >= 500 && e.err != nil {
 			logf(server, "%v", e)
 		}
 		return
@@ -285,14 +302,14 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	c.beginServe(cmp.Or(s.PingInterval, pingInterval))
 	s.add(c)
 	if r.ProtoMajor > 1 {
-		s.serve(c, server)
+		s.serve(c, h, server)
 	} else {
-		go s.serve(c, server)
+		go s.serve(c, h, server)
 	}
 }
 
 // serve is the life of a connection.
-func (s *Server) serve(c *Conn, server *http.Server) {
+func (s *Server) serve(c *Conn, h Handler, server *http.Server) {
 	defer s.end(c)
 	defer c.Close()
 	defer func() {
@@ -300,7 +317,7 @@ func (s *Server) serve(c *Conn, server *http.Server) {
 			logf(server, "websocket: panic serving %v: %v\n%s", c.RemoteAddr(), v, debug.Stack())
 		}
 	}()
-	c.serve(s.Handler)
+	c.serve(h)
 }
 
 // logf logs where an http.Server, if there is one, does.
@@ -345,7 +362,8 @@ func (s *Server) end(c *Conn) {
 }
 
 // Conns returns the connections that are open now, in no order. A connection is among them
-// from before its OnOpen is called until before its OnClose is.
+// from before its OnOpen is called until before its OnClose is. A client may have the response
+// to its handshake a moment earlier, so what it must not miss is for OnOpen to send.
 func (s *Server) Conns() iter.Seq[*Conn] {
 	return func(yield func(*Conn) bool) {
 		s.mu.Lock()
@@ -378,6 +396,23 @@ func (s *Server) Conns() iter.Seq[*Conn] {
 // The error is about p: text that is not UTF-8, or more than Options.MaxQueue bytes.
 // Then it has been sent to nobody.
 func (s *Server) Broadcast(t MessageType, p []byte, except ...*Conn) error {
+	return s.send(t, p, func(yield func(*Conn) bool) {
+		for c := range s.conns {
+			if !slices.Contains(except, c) && !yield(c) {
+				return
+			}
+		}
+	})
+}
+
+// Send is Broadcast to some connections of s, such as those of a room or of a user. It skips
+// those that have ended, and connections that are not of s.
+func (s *Server) Send(t MessageType, p []byte, to ...*Conn) error {
+	return s.send(t, p, slices.Values(to))
+}
+
+// send sends p to connections that it takes from a sequence while it holds mu.
+func (s *Server) send(t MessageType, p []byte, to iter.Seq[*Conn]) error {
 	limit := maxQueue
 	if s.MaxQueue > 0 {
 		limit = s.MaxQueue
@@ -387,9 +422,10 @@ func (s *Server) Broadcast(t MessageType, p []byte, except ...*Conn) error {
 		return fmt.Errorf("websocket: there is no %v", t)
 	case t == Text && !utf8.Valid(p):
 		return errNotUTF8
-	case len(p)+maxHeader > limit:
+	case len(p) > limit:
 		return errors.New("websocket: a broadcast is larger than Options.MaxQueue")
 	}
+	limit = min(limit, math.MaxInt-maxHeader) + maxHeader // the largest fits, with its header
 	frame := outputs.Get().(*output)
 	defer frame.free()
 	frame.b = appendFrame(frame.b, finBit|byte(t), p, false)
@@ -397,9 +433,10 @@ func (s *Server) Broadcast(t MessageType, p []byte, except ...*Conn) error {
 
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for c := range s.conns {
+	for c := range to {
+		_, ok := s.conns[c]
 		switch {
-		case slices.Contains(except, c):
+		case !ok:
 		case !c.dec.hixie:
 			c.enqueue(frame.b[:end], limit)
 		case t == Text:
@@ -463,10 +500,11 @@ func (c *Conn) unqueue() bool {
 // goingAway is the reason of Shutdown.
 func goingAway() *CloseError { return &CloseError{Code: CloseGoingAway, by: byUs} }
 
-// Shutdown closes all connections with CloseGoingAway, behind all that was sent before, and
-// waits until the last has ended and its OnClose has returned. When ctx is done it closes the
-// transports of those that are left and returns the context's error. New clients are refused
-// with 503 from the beginning.
+// Shutdown closes all connections with CloseGoingAway, behind all that was sent before apart
+// from broadcasts that still wait, for OnOpen or for the end of a message in fragments. It
+// waits until the last has ended and its OnClose has returned. When ctx is done it has the
+// transports of those that are left closed and returns the context's error. New clients are
+// refused with 503 from the beginning.
 //
 // [http.Server.Shutdown] does not close WebSocket connections, and waits only for those over
 // HTTP/2. So a program calls both, this one first. It must not call Shutdown from a function
@@ -494,12 +532,10 @@ func (s *Server) Shutdown(ctx context.Context) error {
 		return nil
 	case <-ctx.Done():
 	}
-	var group sync.WaitGroup
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	for c := range s.conns {
-		group.Go(func() { c.CloseNow() })
+		go c.CloseNow() // over HTTP/2 and TLS it may have to wait for the peer
 	}
-	s.mu.Unlock()
-	group.Wait()
 	return ctx.Err()
 }

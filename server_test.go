@@ -1253,7 +1253,7 @@ func TestBroadcast(t *testing.T) {
 		}
 
 		stranger, _ := pipe(t, nil)
-		big := strings.Repeat("x", 1000-maxHeader)
+		big := strings.Repeat("x", 1000)
 		for _, tt := range []struct {
 			typ    MessageType
 			p      string
@@ -1874,7 +1874,7 @@ func TestServeCloseRace(t *testing.T) {
 			s.begin()
 			c.beginServe(time.Second)
 			s.add(c)
-			s.serve(c, nil)
+			s.serve(c, s.Handler, nil)
 			return nil
 		})
 		wait(t, opened)

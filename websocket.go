@@ -130,10 +130,10 @@
 //
 // [Conn.Read] returns io.EOF itself where the others return an error that is
 // io.EOF to [errors.Is]. From the others, io.EOF itself means that there was no closing
-// handshake. Whatever the error is, Close is still to be called. Later reads return the same error, and so do writes once
-// the connection is closed or a write has failed. What is wrong with an argument,
-// such as text that is not UTF-8, is reported before anything is sent; the
-// connection stays usable.
+// handshake. Whatever the error is, Close is still to be called. Later reads return the
+// same error, and so do writes once the connection is closed or a write has failed. What
+// is wrong with an argument, such as text that is not UTF-8, is reported before anything
+// is sent; the connection stays usable.
 //
 // # Limits
 //
@@ -141,12 +141,13 @@
 // [Options].HandshakeTimeout if it is read through a Conn with deadlines, a message
 // by Options.MaxMessage, and by 16384 fragments or one for every 64 bytes if that is
 // more, a closing handshake by Options.CloseTimeout. Memory grows with the bytes that
-// have arrived, not with the length that a peer announces.
+// have arrived, not with the length that a peer announces. Under net/http it is the
+// [http.Server] that bounds the head, which a Conn then keeps, and its arrival.
 //
 // A Server bounds time as well: it closes the connections of clients that do not answer a
-// ping, or take nothing of what is sent to them, after Options.PingInterval. Elsewhere a
-// client may be idle, and let a write wait, for as long as it likes: see [Conn.Ping],
-// [Conn.SetReadDeadline] and [Conn.SetWriteDeadline].
+// ping, or take nothing of what is sent to them, after Options.PingInterval; over HTTP/2
+// see also [Upgrade]. Elsewhere a client may be idle, and let a write wait, for as long as
+// it likes: see [Conn.Ping], [Conn.SetReadDeadline] and [Conn.SetWriteDeadline].
 package websocket
 
 import (
@@ -170,8 +171,8 @@ import (
 )
 
 // Options adjusts connections. The zero value and a nil pointer stand for the
-// defaults. Functions that take Options copy them; a [Server] does so for every
-// client.
+// defaults. Functions that take Options copy them; those of a [Server] must not be
+// changed once it is in use.
 type Options struct {
 	// MaxMessage is the size of the largest message that is accepted, in
 	// bytes. The connection of a peer that announces a larger one is closed
@@ -182,12 +183,13 @@ type Options struct {
 	// Protocols lists subprotocols in the order of preference. A server accepts
 	// the first that the client offers too; GetRequest proposes it in
 	// Request.Protocol. A client offers all of them and finds the accepted one
-	// in Conn.Request.
+	// in Conn.Request. If there is none, the connection has no subprotocol.
 	Protocols []string
 
 	// Origins lists the origins, besides a server's own, whose pages may connect
 	// to it by Upgrade or Server. A pattern is an origin such as
-	// "https://example.com" or "http://localhost:8080", in which one asterisk may
+	// "https://example.com" or "http://localhost:8080", with the scheme and without a
+	// path, in which one asterisk may
 	// stand for any part of the host ("https://*.example.com") and one for any port
 	// ("http://localhost:*"). "null" allows pages without an origin of their own, and
 	// "*" alone every page.
@@ -204,8 +206,8 @@ type Options struct {
 	// HandshakeTimeout is how long an opening handshake may take: for a client all
 	// of it, and for a server the reading of the request by GetRequest, on a
 	// transport that has read deadlines. Under net/http the request is read within
-	// the limits of the http.Server. 0 means 10 seconds; a negative duration means
-	// no limit.
+	// the limits of the http.Server, and what bounds the response is this and 5
+	// seconds more. 0 means 10 seconds; a negative duration means no limit.
 	HandshakeTimeout time.Duration
 
 	// CloseTimeout is how long a closing handshake may take before the
@@ -222,7 +224,8 @@ type Options struct {
 	// MaxQueue is how many bytes of messages may wait for a client that reads
 	// them more slowly than Server.Broadcast sends, or for any client after a burst.
 	// The connection of a client for which there would be more is closed with
-	// ClosePolicyViolation. 0 or less means 1 MiB.
+	// ClosePolicyViolation. It is to be larger than the largest message, so that more than
+	// one can wait. 0 or less means 1 MiB.
 	MaxQueue int
 }
 
@@ -335,7 +338,8 @@ type Conn struct {
 	closing  bool  // a closing handshake has been begun by this side
 	sent     bool  // with a close frame
 	left     bool  // and it is left to Serve to end it
-	shutdown bool  // rw has been closed
+	shutdown bool  // rw has been closed, or is being closed
+	shutEnd  bool  // and that is done
 
 	out      *output // frames to be written, or nil
 	batch    uint64  // number of the batch in out, or of the last one
@@ -765,6 +769,9 @@ func (c *Conn) fill(need int) error {
 		if err == nil {
 			err, c.tried = c.tried, nil
 		}
+		if e, ok := err.(*net.OpError); ok {
+			e.Op = "read" // not raw-read
+		}
 		return err
 	}
 	c.makeRoom(heldInputSize)
@@ -785,8 +792,16 @@ func (c *Conn) readTransport(p []byte) (int, error) {
 		return 0, err
 	}
 	c.beforeWait()
+	var n int
+	var err error
+	defer func() {
+		if err == errPanic {
+			c.endRead(err)
+		}
+	}()
 	for range 100 {
-		n, err := c.rw.Read(p)
+		err = errPanic // unless Read returns
+		n, err = c.rw.Read(p)
 		if n > 0 {
 			c.hear()
 			if !isTimeout(err) {
@@ -1226,7 +1241,8 @@ type ping struct {
 }
 
 // Ping sends a ping and waits for its pong, or until ctx is done. Another goroutine
-// has to read from c meanwhile, as that is how the pong is found. For hixie-76, which
+// has to read from c meanwhile, as that is how the pong is found, so Ping cannot be called
+// within a callback of [Conn.Serve]. For hixie-76, which
 // has no pings, the error wraps [errors.ErrUnsupported].
 func (c *Conn) Ping(ctx context.Context) error {
 	p, err := c.sendPing()
@@ -1488,10 +1504,13 @@ func (c *Conn) linger() {
 // errShut is what shut returns if the transport has been closed before.
 var errShut = errors.New("websocket: transport already closed")
 
-// shut closes the transport, once.
+// shut closes the transport, once. When it returns, that is done.
 func (c *Conn) shut() error {
 	c.mu.Lock()
 	if c.shutdown || c.closer == nil {
+		for c.shutdown && !c.shutEnd {
+			c.turn.Wait()
+		}
 		c.mu.Unlock()
 		return errShut
 	}
@@ -1506,6 +1525,12 @@ func (c *Conn) shut() error {
 		c.alive.timer.Stop()
 	}
 	c.mu.Unlock()
+	defer func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.shutEnd = true
+		c.turn.Broadcast()
+	}()
 	return c.closer.Close()
 }
 

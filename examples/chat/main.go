@@ -120,7 +120,12 @@ func main() {
 		log.Fatal(err)
 	}
 	chat := newChat(origins)
-	server := &http.Server{Handler: chat.routes(), ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute}
+	server := &http.Server{
+		Handler:           chat.routes(),
+		ReadHeaderTimeout: 5 * time.Second,
+		IdleTimeout:       time.Minute,
+		HTTP2:             &http.HTTP2Config{WriteByteTimeout: time.Minute}, // see websocket.Upgrade
+	}
 	failed := make(chan error, 1)
 	if *cert != "" || *key != "" {
 		fmt.Printf("Listening on https://%s/\n", listener.Addr())
