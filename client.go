@@ -22,7 +22,7 @@ import (
 
 const (
 	maxRefusal = 4 << 10  // bytes of a refusal's body that a client keeps
-	maxEarly   = 64 << 10 // bytes that come together with a response; a Transport holds less
+	maxEarly   = 64 << 10 // bytes that come together with a response; few Transports hold more
 )
 
 // Dial connects to a server as a client of RFC 6455. The scheme of the URL is ws, or wss
@@ -105,13 +105,21 @@ func Dial(ctx context.Context, rawURL string, o *Options) (*Conn, error) {
 	conn.SetDeadline(time.Time{})
 	var rw io.ReadWriter = conn
 	if len(read) == maxEarly {
-		rw = body // the deadline does mean nothing
+		rw = bodyConn{conn, body} // body may hold more, or the deadline does mean nothing
 	}
 	c := newConn(rw, o, true)
 	c.in, c.w = read, len(read)
 	c.req = req
 	return c, nil
 }
+
+// A bodyConn is a connection that is read through the body of a response.
+type bodyConn struct {
+	net.Conn
+	body io.Reader
+}
+
+func (c bodyConn) Read(p []byte) (int, error) { return c.body.Read(p) }
 
 // A handshakeConn finds the connection on which net/http sends an opening handshake. It is
 // the one that has the key on it: a Transport may send requests of its own with the same

@@ -25,6 +25,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing/synctest"
 
 	"testing"
@@ -2067,5 +2068,160 @@ func TestClientPassword(t *testing.T) {
 		if _, err := ClientHandshake(nil, u, nil); err == nil || strings.Contains(err.Error(), "secret") {
 			t.Errorf("%q: %v", u, err)
 		}
+	}
+}
+
+// TestDialReferer follows a redirect. A URL of TLS does not go out in plain text.
+func TestDialReferer(t *testing.T) {
+	for _, test := range []struct{ from, to, want string }{
+		{"wss", "ws", ""},
+		{"wss", "WS", ""},
+		{"wss", "http", ""},
+		{"https", "ws", ""},
+		{"wss", "wss", "https://a.example/?token=secret"},
+		{"wss", "https", "https://a.example/?token=secret"},
+		{"ws", "ws", "http://a.example/?token=secret"},
+		{"ws", "wss", "http://a.example/?token=secret"},
+	} {
+		referers := make(chan string, 1)
+		client := memoryClient(t, func(conn net.Conn) {
+			r, err := http.ReadRequest(bufio.NewReader(conn))
+			switch {
+			case err != nil:
+				t.Error(err)
+			case r.Host == "a.example":
+				fmt.Fprintf(conn, "HTTP/1.1 302 Found\r\nLocation: %s://b.example/\r\nContent-Length: 0\r\n\r\n", test.to)
+			default:
+				referers <- r.Referer()
+				io.WriteString(conn, "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
+			}
+		})
+		_, err := Dial(t.Context(), test.from+"://a.example/?token=secret", &Options{HTTPClient: client})
+		if e, ok := errors.AsType[*HandshakeError](err); !ok || e.Status != 404 {
+			t.Fatalf("from %s to %s: %v", test.from, test.to, err)
+		}
+		if got := <-referers; got != test.want {
+			t.Errorf("from %s to %s: Referer %q, want %q", test.from, test.to, got, test.want)
+		}
+	}
+}
+
+// A deafConn has read deadlines that do nothing, as some tunnels do, and counts what is read.
+type deafConn struct {
+	net.Conn
+	read atomic.Int64
+}
+
+func (c *deafConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	c.read.Add(int64(n))
+	return n, err
+}
+
+func (*deafConn) SetDeadline(time.Time) error     { return nil }
+func (*deafConn) SetReadDeadline(time.Time) error { return nil }
+
+// TestDialDeaf dials a server that sends much at once, over a connection that does not tell
+// what came together with the response. Dial takes no more of it than it needs.
+func TestDialDeaf(t *testing.T) {
+	dial := func(t *testing.T, messages int) (*Conn, *deafConn, error) {
+		a, b := net.Pipe()
+		t.Cleanup(func() { a.Close() })
+		go func() {
+			defer b.Close()
+			answer(b, accepting)
+			h := newConn(b, nil, false)
+			for i := range messages {
+				h.WriteMessage(Binary, bytes.Repeat([]byte{byte(i)}, 9999))
+			}
+			echo(h)
+		}()
+		conn := &deafConn{Conn: a}
+		transport := &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) { return conn, nil }}
+		c, err := Dial(t.Context(), "ws://h.example", &Options{HTTPClient: &http.Client{Transport: transport}, HandshakeTimeout: time.Second})
+		return c, conn, err
+	}
+	t.Run("much", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			const messages = 400
+			c, conn, err := dial(t, messages)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if n := conn.read.Load(); n > maxEarly+8<<10 {
+				t.Errorf("Dial has read %d bytes", n)
+			}
+			for i := range messages {
+				if _, p, err := c.ReadMessage(); err != nil || !bytes.Equal(p, bytes.Repeat([]byte{byte(i)}, 9999)) {
+					t.Fatalf("message %d: %d bytes, %v", i, len(p), err)
+				}
+			}
+			checkEchoes(t, c)
+			if err := c.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+	})
+	t.Run("nothing", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			start := time.Now()
+			c, _, err := dial(t, 0)
+			if c != nil || err != context.DeadlineExceeded || time.Since(start) != time.Second {
+				t.Errorf("%v, %v after %v", c, err, time.Since(start))
+			}
+		})
+	})
+}
+
+// TestClientURLErrors has errors show the URL as the caller has given it, apart from a
+// password.
+func TestClientURLErrors(t *testing.T) {
+	for u, text := range map[string]string{
+		"ftp://h/":               `the scheme of "ftp://h/"`,
+		"ws:///path":             `the URL "ws:///path" has no host`,
+		"wss:///path":            `the URL "wss:///path" has no host`,
+		"https:///path":          `the URL "https:///path" has no host`,
+		"ws://h/#a":              `the URL "ws://h/#a" has a fragment`,
+		"wss://u:secret@h/?q#a":  `the URL "wss://u:xxxxx@h/?q#a" has a fragment`,
+		"http://u:secret@h/?q#a": `the URL "http://u:xxxxx@h/?q#a" has a fragment`,
+	} {
+		_, err := Dial(t.Context(), u, nil)
+		_, err2 := ClientHandshake(nil, u, nil)
+		for _, err := range []error{err, err2} {
+			if err == nil || !strings.Contains(err.Error(), text) {
+				t.Errorf("%q: %v, want %s", u, err, text)
+			}
+		}
+	}
+}
+
+// TestDialLargeBuffer dials through a Transport that reads much together with the response.
+// The Conn has deadlines nonetheless.
+func TestDialLargeBuffer(t *testing.T) {
+	for _, size := range []int{maxEarly - 1000, maxEarly, 4 * maxEarly} {
+		synctest.Test(t, func(t *testing.T) {
+			a, b := net.Pipe()
+			go func() {
+				defer b.Close()
+				text := accepting + string(appendFrame(nil, finBit|opText, []byte(strings.Repeat("x", size)), false))
+				b.Write(answerTo(readHead(b), text))
+				echo(newConn(b, nil, false))
+			}()
+			transport := &http.Transport{
+				ReadBufferSize: 1 << 20,
+				DialContext:    func(context.Context, string, string) (net.Conn, error) { return a, nil },
+			}
+			c, err := Dial(t.Context(), "ws://h.example", &Options{HTTPClient: &http.Client{Transport: transport}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, p, err := c.ReadMessage(); err != nil || string(p) != strings.Repeat("x", size) {
+				t.Errorf("%d bytes, %v", len(p), err)
+			}
+			checkDeadline(t, c)
+			if err := c.Close(); err != nil {
+				t.Error(err)
+			}
+		})
 	}
 }

@@ -368,6 +368,67 @@ func ExampleServer() {
 	// websocket: closed by the peer: 1001 (going away)
 }
 
+type userKey struct{}
+
+// What a middleware has found out about a request goes into functions of its connection.
+func ExampleServer_Serve() {
+	chat := &websocket.Server{}
+	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		user := r.Context().Value(userKey{})
+		chat.Serve(w, r, websocket.Handler{
+			OnMessage: func(c *websocket.Conn, t websocket.MessageType, p []byte) {
+				chat.Broadcast(t, fmt.Appendf(nil, "%s: %s", user, p))
+			},
+		})
+	})
+	authenticate := func(w http.ResponseWriter, r *http.Request) {
+		user, _, _ := r.BasicAuth() // and its password
+		handler.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), userKey{}, user)))
+	}
+	server := httptest.NewServer(http.HandlerFunc(authenticate))
+	defer server.Close()
+
+	c, err := websocket.Dial(context.Background(), strings.Replace(server.URL, "http://", "ws://alice:secret@", 1), nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer c.Close()
+	c.WriteMessage(websocket.Text, []byte("hello"))
+	_, msg, err := c.ReadMessage()
+	fmt.Printf("%s %v\n", msg, err)
+	// Output: alice: hello <nil>
+}
+
+// Rooms: what a client says is sent to those that have come by the same path.
+func ExampleServer_Send() {
+	chat := &websocket.Server{}
+	chat.OnMessage = func(c *websocket.Conn, t websocket.MessageType, p []byte) {
+		var room []*websocket.Conn // a busy server would keep that in a map
+		for other := range chat.Conns() {
+			if other.Request().Path == c.Request().Path {
+				room = append(room, other)
+			}
+		}
+		chat.Send(t, p, room...)
+	}
+	server := httptest.NewServer(chat)
+	defer server.Close()
+
+	for _, room := range []string{"/tea", "/coffee"} {
+		c, err := websocket.Dial(context.Background(), server.URL+room, nil)
+		if err != nil {
+			log.Fatal(err)
+		}
+		defer c.Close()
+		c.WriteMessage(websocket.Text, []byte("hello, "+room))
+		_, msg, err := c.ReadMessage()
+		fmt.Printf("%s %v\n", msg, err)
+	}
+	// Output:
+	// hello, /tea <nil>
+	// hello, /coffee <nil>
+}
+
 // A handler that reads in a loop of its own.
 func ExampleUpgrade() {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -22,6 +22,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/iotest"
 	"testing/synctest"
@@ -1080,6 +1081,7 @@ type memListener struct {
 	conns chan net.Conn
 	done  chan struct{}
 	once  sync.Once
+	wrap  func(net.Conn) net.Conn // of the server's end, if not nil
 }
 
 func newMemListener() *memListener {
@@ -1104,7 +1106,11 @@ func (l *memListener) Addr() net.Addr { return noAddr{} }
 
 func (l *memListener) dial(t testing.TB) net.Conn {
 	t.Helper()
+	var a net.Conn
 	a, b := net.Pipe()
+	if l.wrap != nil {
+		a = l.wrap(a)
+	}
 	select {
 	case l.conns <- a:
 	case <-l.done:
@@ -2570,6 +2576,12 @@ func TestUpgradeHTTP2(t *testing.T) {
 		{"version in a refusal", true, testHTTP2Version},
 		{"writer without deadlines", false, testHTTP2Recorder},
 		{"handler returns", true, testHTTP2HandlerReturns},
+		{"Close when the handler returns", false, testHTTP2LateClose},
+		{"reset behind a busy reader", true, testHTTP2Reset},
+		{"client that does not read", false, testHTTP2Unread},
+		{"WriteByteTimeout", true, testHTTP2ByteTimeout},
+		{"log", true, testHTTP2Log},
+		{"Server.Serve", true, testHTTP2Serve},
 	})
 }
 
@@ -2615,7 +2627,11 @@ type h2Client struct {
 // openHTTP2 serves h and connects to it.
 func openHTTP2(t *testing.T, certs []tls.Certificate, h http.Handler, config func(*http.Server)) *h2Client {
 	t.Helper()
-	l := newMemListener()
+	return openHTTP2On(t, newMemListener(), certs, h, config)
+}
+
+func openHTTP2On(t *testing.T, l *memListener, certs []tls.Certificate, h http.Handler, config func(*http.Server)) *h2Client {
+	t.Helper()
 	s := &http.Server{Handler: h, ErrorLog: log.New(io.Discard, "", 0), TLSConfig: &tls.Config{Certificates: certs}}
 	if config != nil {
 		config(s)
@@ -3208,4 +3224,218 @@ func TestUpgradeOriginSyntax(t *testing.T) {
 			t.Errorf("%s for %s: %v", tt.origin, tt.pattern, err)
 		}
 	}
+}
+
+// A client that does not read the response does not hold up Upgrade for ever.
+func TestUpgradeUnread(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name           string
+		timeout, write time.Duration
+		sent           string
+	}{
+		{"101", 3 * time.Second, 8 * time.Second, rfcHead},
+		{"101, default", 0, 15 * time.Second, rfcHead},
+		{"101, no limit", -1, 0, rfcHead},
+		{"101 of hixie-76", 3 * time.Second, 8 * time.Second, hixieHead + hixieToken},
+		{"408 of hixie-76", 3 * time.Second, 8 * time.Second, hixieHead},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				u := newUpgrader(&Options{Origins: []string{"*"}, HandshakeTimeout: tt.timeout})
+				conn := serveMem(t, u, nil).dial(t)
+				start := time.Now()
+				if err := wait(t, send(conn, tt.sent)); err != nil {
+					t.Fatal(err)
+				}
+				if tt.write == 0 {
+					time.Sleep(time.Hour)
+					if len(u.result) > 0 {
+						t.Error("Upgrade has returned")
+					}
+					conn.Close()
+					wait(t, u.result)
+					return
+				}
+				res := wait(t, u.result)
+				if d := time.Since(start); res.c != nil || !errors.Is(res.err, os.ErrDeadlineExceeded) || d != tt.write {
+					t.Errorf("%v, %v after %v, want a timeout after %v", res.c, res.err, d, tt.write)
+				}
+				io.Copy(io.Discard, conn) // until the server closes it
+			})
+		})
+	}
+}
+
+// Goroutines that close a connection, or set its deadlines, do not disturb the end of its
+// handler. The race detector would see it.
+func testHTTP2LateClose(t *testing.T, certs []tls.Certificate) {
+	var group sync.WaitGroup
+	s := &Server{Handler: Handler{OnClose: func(h *Conn, _ error) {
+		for range 4 {
+			group.Go(func() {
+				for range 20 {
+					h.SetDeadline(time.Time{})
+					h.Close()
+				}
+			})
+		}
+	}}}
+	c := openHTTP2(t, certs, s, nil)
+	for range 50 {
+		client, _ := c.open(t)
+		client.Close()
+	}
+	if err := s.Shutdown(t.Context()); err != nil {
+		t.Error(err)
+	}
+	group.Wait()
+}
+
+// A stream that is reset while nobody reads from it has ended. That is no timeout, which
+// would not be final.
+func testHTTP2Reset(t *testing.T, certs []tls.Certificate) {
+	result := make(chan error, 1)
+	c := openHTTP2(t, certs, serve2(nil, func(h *Conn) {
+		time.Sleep(time.Minute) // longer than what has come is kept
+		var err error
+		for range 20 {
+			if _, _, err = h.ReadMessage(); err != nil && !isTimeout(err) {
+				break
+			}
+		}
+		result <- err
+	}), nil)
+	client, s := c.open(t)
+	for range 8 {
+		if err := client.WriteMessage(Binary, make([]byte, 1000)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	synctest.Wait()
+	s.ReadCloser.Close()
+	if err := waitLong(result); err == nil || isTimeout(err) {
+		t.Errorf("read: %v", err)
+	}
+}
+
+// A jammedConn is a connection whose peer ceases to read.
+type jammedConn struct {
+	net.Conn
+	jam     net.Conn // takes nothing
+	jammed  atomic.Bool
+	blocked chan struct{} // a Write has begun that does not end
+}
+
+// jam makes the next connection of l a jammedConn.
+func jam(t *testing.T, l *memListener) *jammedConn {
+	a, b := net.Pipe()
+	t.Cleanup(func() { b.Close() })
+	c := &jammedConn{jam: a, blocked: make(chan struct{}, 1)}
+	l.wrap = func(conn net.Conn) net.Conn {
+		c.Conn = conn
+		return c
+	}
+	return c
+}
+
+func (c *jammedConn) Write(p []byte) (int, error) {
+	if !c.jammed.Load() {
+		return c.Conn.Write(p)
+	}
+	select {
+	case c.blocked <- struct{}{}:
+	default:
+	}
+	return c.jam.Write(p)
+}
+
+func (c *jammedConn) Close() error {
+	c.jam.Close()
+	return c.Conn.Close()
+}
+
+func (c *jammedConn) SetDeadline(t time.Time) error {
+	return errors.Join(c.Conn.SetDeadline(t), c.jam.SetDeadline(t))
+}
+
+func (c *jammedConn) SetWriteDeadline(t time.Time) error {
+	return errors.Join(c.Conn.SetWriteDeadline(t), c.jam.SetWriteDeadline(t))
+}
+
+// A client that reads nothing from its connection keeps Close from ending, but not Shutdown.
+func testHTTP2Unread(t *testing.T, certs []tls.Certificate) {
+	opened := make(chan *Conn, 1)
+	s := &Server{Handler: Handler{OnOpen: func(h *Conn) { opened <- h }}}
+	l := newMemListener()
+	conn := jam(t, l)
+	openHTTP2On(t, l, certs, s, nil).open(t)
+	h := wait(t, opened)
+	conn.jammed.Store(true)
+	write := goErr(func() error { return h.WriteMessage(Binary, make([]byte, 64<<10)) })
+	wait(t, conn.blocked)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := wait(t, goErr(func() error { return s.Shutdown(ctx) })); err != context.Canceled {
+		t.Errorf("Shutdown: %v", err)
+	}
+	conn.Close()
+	if err := wait(t, write); err == nil {
+		t.Error("the write succeeds")
+	}
+	if err := wait(t, goErr(func() error { return s.Shutdown(t.Context()) })); err != nil {
+		t.Errorf("Shutdown: %v", err)
+	}
+}
+
+// With a WriteByteTimeout such a client is gone soon after that has passed.
+func testHTTP2ByteTimeout(t *testing.T, certs []tls.Certificate) {
+	opened, ends := make(chan *Conn, 1), make(chan error, 1)
+	s := &Server{Handler: Handler{
+		OnOpen:  func(h *Conn) { opened <- h },
+		OnClose: func(_ *Conn, err error) { ends <- err },
+	}, Options: Options{CloseTimeout: time.Minute}} // not what ends it
+	l := newMemListener()
+	conn := jam(t, l)
+	openHTTP2On(t, l, certs, s, func(s *http.Server) {
+		s.HTTP2 = &http.HTTP2Config{WriteByteTimeout: time.Second}
+	}).open(t)
+	h := wait(t, opened)
+	conn.jammed.Store(true)
+	start := time.Now()
+	write := goErr(func() error { return h.WriteMessage(Binary, make([]byte, 64<<10)) })
+	wait(t, conn.blocked)
+	if err := s.Shutdown(t.Context()); err != nil {
+		t.Errorf("Shutdown: %v", err)
+	}
+	if d := time.Since(start); d < time.Second || d > 10*time.Second { // crypto/tls takes 5 s to say that it closes
+		t.Errorf("Shutdown took %v", d)
+	}
+	checkCode(t, wait(t, ends), CloseGoingAway, byUs)
+	if err := wait(t, write); err == nil {
+		t.Error("the write succeeds")
+	}
+}
+
+// A client that asks for what there is not does not get into the log.
+func testHTTP2Log(t *testing.T, certs []tls.Certificate) {
+	var out serverLog
+	c := openHTTP2(t, certs, new(Server), func(s *http.Server) { s.ErrorLog = log.New(&out, "", 0) })
+	resp, s := c.connect(t, ":protocol", "webtransport")
+	s.Close()
+	synctest.Wait()
+	if resp.StatusCode != 501 || out.String() != "" {
+		t.Errorf("%s, log: %q", resp.Status, out.String())
+	}
+}
+
+func testHTTP2Serve(t *testing.T, certs []tls.Certificate) {
+	var out serverLog
+	checkServe(t, &out, func(h http.Handler) func(string) *Conn {
+		c := openHTTP2(t, certs, h, func(s *http.Server) { s.ErrorLog = log.New(&out, "", 0) })
+		return func(user string) *Conn {
+			client, _ := c.open(t, "User", user)
+			return client
+		}
+	})
 }

@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/textproto"
 	"os"
 	"reflect"
@@ -959,5 +960,28 @@ func BenchmarkGetRequest(b *testing.B) {
 				}
 			}
 		})
+	}
+}
+
+// An error is its caller's own, who may change it.
+func TestVersionErrors(t *testing.T) {
+	t.Parallel()
+	head := editHead(t, rfcHead, "Version: 13", "Version: 8")
+	for name, refuse := range map[string]func() error{
+		"GetRequest": func() error { _, err := GetRequest(strings.NewReader(head)); return err },
+		"Upgrade": func() error {
+			_, err := Upgrade(httptest.NewRecorder(), parsedRequest(t, head), nil)
+			return err
+		},
+		"HTTP/2": func() error { _, err := newStreamRequest("h", "/", nil); return err },
+	} {
+		e, ok := errors.AsType[*HandshakeError](refuse())
+		if !ok || e.Status != 426 {
+			t.Fatalf("%s: %v", name, e)
+		}
+		e.Status, e.Reason = 200, "changed"
+		if err := refuse(); err == e || strings.Contains(err.Error(), "changed") {
+			t.Errorf("%s: a second client has the error %v of the first", name, err)
+		}
 	}
 }

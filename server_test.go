@@ -386,6 +386,7 @@ func TestServerSlowClient(t *testing.T) {
 	slow.(*net.TCPConn).SetReadBuffer(4 << 10)
 	io.WriteString(slow, strings.Replace(rfcHead, "Origin: http://example.com\r\n", "", 1))
 	slowConn := wait(t, opened)
+	slowConn.rw.(*net.TCPConn).SetWriteBuffer(64 << 10) // or else it may take most of the messages
 
 	payload := func(p []byte, n int) []byte {
 		binary.BigEndian.PutUint64(p, uint64(n))
@@ -2274,4 +2275,316 @@ func TestBroadcastLargeAllocations(t *testing.T) {
 	if n := testing.AllocsPerRun(10, broadcast); n > clients/2 {
 		t.Errorf("%v allocations for %d clients", n, clients)
 	}
+}
+
+// What goes to the log is the server's fault.
+func TestServerLog(t *testing.T) {
+	get := func(old, new string) string { return editHead(t, rfcHead, old, new) }
+	own := get("Origin: http://example.com\r\n", "")
+	type plainWriter struct{ http.ResponseWriter }
+	direct := func(s *Server) http.Handler { return s }
+	for _, tt := range []struct {
+		name    string
+		head    string
+		o       Options
+		handler func(*Server) http.Handler
+		status  int
+		log     string // or nothing
+	}{
+		{"HTTP/1.0", get("HTTP/1.1", "HTTP/1.0"), Options{}, direct, 505, ""},
+		{"POST", get("GET", "POST"), Options{}, direct, 405, ""},
+		{"Version", get("Version: 13", "Version: 8"), Options{}, direct, 426, ""},
+		{"Origin", rfcHead, Options{}, direct, 403, ""},
+		{"list of origins", own, Options{Origins: []string{"example.com"}}, direct, 500, `"example.com" in Options.Origins is no origin`},
+		{"no Hijack", own, Options{}, func(s *Server) http.Handler {
+			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.ServeHTTP(plainWriter{w}, r) })
+		}, 501, "websocket.plainWriter has neither Hijack nor Unwrap"},
+		{"http.TimeoutHandler", own, Options{}, func(s *Server) http.Handler {
+			return http.TimeoutHandler(s, time.Hour, "")
+		}, 501, "*http.timeoutWriter has neither Hijack nor Unwrap"},
+		{"shut down", own, Options{}, func(s *Server) http.Handler {
+			s.Shutdown(t.Context())
+			return s
+		}, 503, ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := servePiped(t, tt.handler(&Server{Options: tt.o}))
+				conn := p.connect(t)
+				go io.WriteString(conn, tt.head)
+				resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+				if err != nil || resp.StatusCode != tt.status {
+					t.Fatalf("%v, %v, want %d", resp, err, tt.status)
+				}
+				synctest.Wait()
+				if got := p.log.String(); tt.log == "" && got != "" || !strings.Contains(got, tt.log) {
+					t.Errorf("log: %q, want %q", got, tt.log)
+				}
+			})
+		})
+	}
+}
+
+// A halfConn has no more input, as that of a peer that has half-closed it.
+type halfConn struct{ net.Conn }
+
+func (halfConn) Read([]byte) (int, error) { return 0, io.EOF }
+
+// A peer that has half-closed and does not read cannot hold up an OnClose that writes.
+func TestServeOnCloseWrites(t *testing.T) {
+	for _, timeout := range []time.Duration{0, time.Second} {
+		for _, client := range []bool{false, true} {
+			synctest.Test(t, func(t *testing.T) {
+				a, peer := net.Pipe()
+				defer peer.Close()
+				c := newConn(halfConn{a}, &Options{CloseTimeout: timeout, PingInterval: time.Second}, client)
+				defer c.CloseNow()
+				start := time.Now()
+				var written error
+				served := goErr(func() error {
+					return c.Serve(Handler{OnClose: func(c *Conn, _ error) { written = c.WriteMessage(Text, []byte("left")) }})
+				})
+				if err := wait(t, served); err != io.EOF || written == nil {
+					t.Errorf("Serve: %v, WriteMessage: %v", err, written)
+				}
+				want := timeout
+				if timeout == 0 {
+					want = closeTimeout
+				}
+				if d := time.Since(start); d != want {
+					t.Errorf("it took %v, want %v", d, want)
+				}
+				checkStopped(t, c)
+			})
+		}
+	}
+}
+
+// Serve leaves no large buffer for others, whom a byte of a message would let hold it.
+func TestServePool(t *testing.T) {
+	message := appendFrame(nil, opBinary, []byte("x"), true)
+	message = appendFrame(message, finBit|opContinuation, make([]byte, 700<<10), true)
+	for range 20 { // a buffer that another thread has put may not be found
+		n := 0
+		newConn(&tape{in: [][]byte{bytes.Clone(message)}}, nil, false).Serve(Handler{
+			OnMessage: func(_ *Conn, _ MessageType, p []byte) { n += len(p) },
+		})
+		if n != 1+700<<10 {
+			t.Fatalf("read %d bytes", n)
+		}
+		for range 10 {
+			if buf := messages.Get().(*[]byte); cap(*buf) > batchSize {
+				t.Fatalf("the pool holds %d bytes", cap(*buf))
+			}
+		}
+	}
+}
+
+// TestSend sends to some, and broadcasts in between.
+func TestSend(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		opened := make(chan *Conn, 1)
+		open := Handler{OnOpen: func(c *Conn) { opened <- c }}
+		s := &Server{Handler: open, Options: Options{MaxQueue: 1000}}
+		p := servePiped(t, s)
+		var clients, conns [3]*Conn
+		for i := range clients {
+			clients[i] = p.join(t, "/", nil)
+			conns[i] = <-opened
+		}
+		_, raw := p.joinHixie(t)
+		hixie := <-opened
+		p.join(t, "/", nil).CloseNow()
+		ended := <-opened
+		other := servePiped(t, &Server{Handler: open}).join(t, "/", nil)
+		foreign := <-opened
+		stranger, peer := pipe(t, nil)
+		synctest.Wait()
+
+		a, b, c := conns[0], conns[1], conns[2]
+		all := []*Conn{a, b, c, hixie}
+		big := strings.Repeat("x", 1000)
+		for _, tt := range []struct {
+			typ MessageType
+			p   string
+			to  []*Conn // or all, by Broadcast
+			ok  bool
+		}{
+			{Text, "to a", []*Conn{a}, true},
+			{Text, "to nobody", []*Conn{}, true},
+			{Text, "all 1", nil, true},
+			{Text, "to b and hixie", []*Conn{hixie, b}, true},
+			{Text, "all 2", nil, true},
+			{Text, "bad \xff", all, false},
+			{0, "no type", all, false},
+			{MessageType(opPing), "no type", all, false},
+			{Binary, big + "x", all, false},
+			{Text, "to those that are", []*Conn{nil, ended, foreign, stranger, c}, true},
+			{Binary, "\x00\xff", all, true},
+			{Text, "twice", []*Conn{a, hixie, a, hixie}, true},
+		} {
+			err := error(nil)
+			if tt.to == nil {
+				err = s.Broadcast(tt.typ, []byte(tt.p))
+			} else {
+				err = s.Send(tt.typ, []byte(tt.p), tt.to...)
+			}
+			if (err == nil) != tt.ok {
+				t.Errorf("%v %.20q: %v", tt.typ, tt.p, err)
+			}
+		}
+		expectMessages(t, clients[0], "to a", "all 1", "all 2", "\x00\xff", "twice", "twice")
+		expectMessages(t, clients[1], "all 1", "to b and hixie", "all 2", "\x00\xff")
+		expectMessages(t, clients[2], "all 1", "all 2", "to those that are", "\x00\xff")
+		expect(t, raw, "\x00all 1\xff\x00to b and hixie\xff\x00all 2\xff\x00twice\xff\x00twice\xff")
+		for _, c := range []*Conn{other, peer} {
+			c.SetReadDeadline(time.Now().Add(time.Second))
+			if _, p, err := c.ReadMessage(); !errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Errorf("a connection of others has got %q, %v", p, err)
+			}
+		}
+
+		// The largest that may wait, where nothing else does.
+		if err := s.Send(Text, []byte(big), all...); err != nil {
+			t.Errorf("a message of MaxQueue bytes: %v", err)
+		}
+		for _, c := range clients {
+			expectMessages(t, c, big)
+		}
+		expect(t, raw, "\x00"+big+"\xff")
+
+		var seen sync.WaitGroup
+		for _, c := range clients {
+			seen.Go(func() { expectClose(t, c, CloseGoingAway) })
+		}
+		go io.Copy(io.Discard, raw)
+		if err := s.Shutdown(t.Context()); err != nil {
+			t.Error(err)
+		}
+		seen.Wait()
+		if err := s.Send(Text, []byte("to nobody"), all...); err != nil {
+			t.Errorf("Send after Shutdown: %v", err)
+		}
+	})
+}
+
+// A client that does not read holds up neither Send nor those that get the same.
+func TestSendSlowClient(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		opened := make(chan *Conn, 1)
+		ends := make(map[*Conn]error)
+		s := &Server{Options: Options{MaxQueue: 1000}}
+		s.OnOpen = func(c *Conn) { opened <- c }
+		s.OnClose = func(c *Conn, err error) { ends[c] = err } // no other runs at that time
+		p := servePiped(t, s)
+		p.join(t, "/", nil)
+		slow := <-opened
+		reader := p.join(t, "/", nil)
+		quick := <-opened
+		start := time.Now()
+		for i := range 100 {
+			text := fmt.Sprintf("%099d", i)
+			if err := s.Send(Text, []byte(text), slow, quick); err != nil {
+				t.Fatal(err)
+			}
+			expectMessages(t, reader, text)
+		}
+		synctest.Wait()
+		if d := time.Since(start); d != 0 {
+			t.Errorf("it took %v", d)
+		}
+		if got := slices.Collect(s.Conns()); len(got) != 1 || got[0] != quick || len(ends) != 1 {
+			t.Fatalf("%d connections are left, %d have ended", len(got), len(ends))
+		}
+		checkCode(t, ends[slow], ClosePolicyViolation, byUs)
+		slow.CloseNow()
+		reader.CloseNow()
+		synctest.Wait()
+	})
+}
+
+type userKey struct{}
+
+// checkServe tests Server.Serve with functions for each connection, which know the context
+// of its request. serve starts an http.Server that logs to out, and returns what connects a
+// user to it.
+func checkServe(t *testing.T, out *serverLog, serve func(http.Handler) (join func(user string) *Conn)) {
+	ends := make(chan string, 2)
+	s := &Server{Handler: Handler{
+		OnOpen:    func(*Conn) { t.Error("OnOpen of the Server is called") },
+		OnMessage: func(*Conn, MessageType, []byte) { t.Error("OnMessage of the Server is called") },
+		OnClose:   func(*Conn, error) { t.Error("OnClose of the Server is called") },
+	}}
+	join := serve(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		// As a middleware does.
+		r = r.WithContext(context.WithValue(r.Context(), userKey{}, r.Header.Get("User")))
+
+		ctx := context.WithoutCancel(r.Context())
+		n := 0
+		s.Serve(w, r, Handler{
+			OnOpen: func(c *Conn) { c.WriteMessage(Text, []byte("welcome")) },
+			OnMessage: func(c *Conn, typ MessageType, p []byte) {
+				if string(p) == "panic" {
+					panic("out of tea")
+				}
+				n++
+				c.WriteMessage(typ, fmt.Appendf(nil, "%v, %d: %s, %v", ctx.Value(userKey{}), n, p, ctx.Err()))
+			},
+			OnClose: func(*Conn, error) { ends <- ctx.Value(userKey{}).(string) },
+		})
+	}))
+	alice, bob := join("alice"), join("bob")
+	say := func(c *Conn, p string) {
+		t.Helper()
+		if err := c.WriteMessage(Text, []byte(p)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	expectMessages(t, alice, "welcome")
+	expectMessages(t, bob, "welcome")
+	say(alice, "a")
+	expectMessages(t, alice, "alice, 1: a, <nil>")
+	say(bob, "b")
+	expectMessages(t, bob, "bob, 1: b, <nil>")
+	say(alice, "c")
+	expectMessages(t, alice, "alice, 2: c, <nil>")
+	if n := len(slices.Collect(s.Conns())); n != 2 {
+		t.Errorf("%d connections", n)
+	}
+	s.Broadcast(Text, []byte("all"))
+	expectMessages(t, alice, "all")
+	expectMessages(t, bob, "all")
+
+	say(bob, "panic")
+	expectClose(t, bob, CloseInternalError)
+	bob.Close()
+	if got := wait(t, ends); got != "bob" {
+		t.Errorf("OnClose of %s", got)
+	}
+	synctest.Wait()
+	if got := out.String(); !strings.Contains(got, "websocket: panic serving") || !strings.Contains(got, "out of tea") {
+		t.Errorf("log: %q", got)
+	}
+
+	down := goErr(func() error { return s.Shutdown(context.Background()) })
+	expectClose(t, alice, CloseGoingAway)
+	alice.Close()
+	if err := wait(t, down); err != nil {
+		t.Errorf("Shutdown: %v", err)
+	}
+	if len(ends) != 1 || <-ends != "alice" {
+		t.Error("Shutdown has not waited for OnClose")
+	}
+}
+
+func TestServerServe(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := servePiped(t, nil)
+		checkServe(t, &p.log, func(h http.Handler) func(string) *Conn {
+			p.Server.Handler = h
+			return func(user string) *Conn {
+				return p.join(t, "/", &Options{Header: http.Header{"User": {user}}})
+			}
+		})
+	})
 }

@@ -3542,3 +3542,108 @@ func TestTransportClosed(t *testing.T) {
 		t.Error("GetFrame returned", err)
 	}
 }
+
+// A lazyConn takes a second to close.
+type lazyConn struct {
+	net.Conn
+	closed atomic.Bool
+}
+
+func (c *lazyConn) Close() error {
+	time.Sleep(time.Second)
+	c.closed.Store(true)
+	return c.Conn.Close()
+}
+
+// TestCloseWaits closes while another goroutine is closing the transport. That is done
+// when the call returns.
+func TestCloseWaits(t *testing.T) {
+	for name, end := range map[string]func(*Conn) error{
+		"Close":    (*Conn).Close,
+		"CloseNow": (*Conn).CloseNow,
+		"Serve": func(c *Conn) error {
+			if err := c.Serve(Handler{}); err != net.ErrClosed {
+				return fmt.Errorf("Serve: %w", err)
+			}
+			return nil
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				a, b := net.Pipe()
+				defer b.Close()
+				transport := &lazyConn{Conn: a}
+				c := newConn(transport, nil, false)
+				first := goErr(c.CloseNow)
+				synctest.Wait()
+				if err := end(c); err != nil || !transport.closed.Load() {
+					t.Errorf("returned %v, transport closed: %t", err, transport.closed.Load())
+				}
+				if err := wait(t, first); err != nil {
+					t.Error(err)
+				}
+			})
+		})
+	}
+}
+
+// TestReadPanic has the transport panic within a read and the caller recover. Close must
+// not wait for a read that will never end.
+func TestReadPanic(t *testing.T) {
+	for name, read := range map[string]func(*Conn) error{
+		"ReadMessage": func(c *Conn) error { _, _, err := c.ReadMessage(); return err },
+		"NextReader":  func(c *Conn) error { _, _, err := c.NextReader(); return err },
+		"Read":        func(c *Conn) error { _, err := c.Read(make([]byte, 1)); return err },
+		"Serve":       func(c *Conn) error { return c.Serve(Handler{}) },
+		"GetRequest":  func(c *Conn) error { _, err := GetRequest(c); return err },
+		"ShakeHands":  func(c *Conn) error { _, err := ShakeHands(c); return err },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				rw, peer := net.Pipe()
+				defer peer.Close()
+				go io.Copy(io.Discard, peer)
+				c := newConn(struct {
+					io.Reader
+					io.Writer
+					io.Closer
+				}{readFunc(func([]byte) (int, error) { panic("transport") }), rw, rw}, nil, false)
+				func() {
+					defer func() {
+						if v := recover(); v != "transport" {
+							t.Errorf("recovered %v", v)
+						}
+					}()
+					read(c)
+				}()
+				if err := wait(t, goErr(func() error { return read(c) })); err == nil {
+					t.Error("a later read succeeds")
+				}
+				if err := wait(t, goErr(c.Close)); err != nil {
+					t.Error("Close returned", err)
+				}
+				checkStopped(t, c)
+			})
+		})
+	}
+}
+
+// The error of a read that times out is that of net.Conn, even where a Conn waits in its
+// own way.
+func TestTimeoutText(t *testing.T) {
+	for _, network := range []string{"tcp", "unix"} {
+		t.Run(network, func(t *testing.T) {
+			address := "127.0.0.1:0"
+			if network == "unix" {
+				address = filepath.Join(t.TempDir(), "s")
+			}
+			a, _ := socketPair(t, network, address)
+			a.SetReadDeadline(time.Unix(1, 0))
+			_, want := a.Read(make([]byte, 1))
+			c := newConn(a, nil, false)
+			if _, _, err := c.ReadMessage(); err == nil || err.Error() != want.Error() || !isTimeout(err) {
+				t.Errorf("got %v, want %v", err, want)
+			}
+		})
+	}
+}
