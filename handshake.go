@@ -202,10 +202,11 @@ func (c *Conn) answerable() error {
 // error is a [*HandshakeError], except if the response could not be written.
 //
 // Over HTTP/1.1 the connection may be used after the handler has returned, which frees the
-// memory that net/http needs for a request, and ends the context of r. Over HTTP/2 the handler must not return before
-// the connection is closed, and a write deadline that passes ends reads as well. A client that
-// reads nothing at all from its connection, which carries other requests too, holds up even
-// CloseNow there, until the WriteByteTimeout of the [http.HTTP2Config] has passed, so set it.
+// memory that net/http needs for a request, and ends the context of r. Over HTTP/2 the handler
+// must not return before the connection is closed, and a write deadline that passes ends reads
+// as well. A client that reads nothing at all from its connection, which carries other
+// requests too, holds up even CloseNow there, unless the WriteByteTimeout of the
+// [http.HTTP2Config] is set, and then for a few seconds more.
 func Upgrade(w http.ResponseWriter, r *http.Request, o *Options) (*Conn, error) {
 	return upgrade(w, r, o.clone())
 }

@@ -47,8 +47,8 @@ func newChat(origins []string) *chat {
 func (c *chat) open(conn *websocket.Conn) {
 	name := fmt.Sprintf("user_%d", c.last.Add(1))
 	c.names.Store(conn, name)
-	conn.WriteMessage(websocket.Text, []byte("welcome "+name))
 	c.Broadcast(websocket.Text, []byte(name+" joined"), conn)
+	conn.WriteMessage(websocket.Text, []byte("welcome "+name)) // who is here before the next one comes
 }
 
 // message passes on what a client says. Behind a colon nobody can take it for one
