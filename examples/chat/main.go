@@ -48,7 +48,7 @@ func (c *chat) open(conn *websocket.Conn) {
 	name := fmt.Sprintf("user_%d", c.last.Add(1))
 	c.names.Store(conn, name)
 	c.Broadcast(websocket.Text, []byte(name+" joined"), conn)
-	conn.WriteMessage(websocket.Text, []byte("welcome "+name)) // who is here before the next one comes
+	conn.WriteMessage(websocket.Text, []byte("welcome "+name)) // last: what follows it comes later for all
 }
 
 // message passes on what a client says. Behind a colon nobody can take it for one
@@ -59,8 +59,8 @@ func (c *chat) message(conn *websocket.Conn, t websocket.MessageType, msg []byte
 		return
 	}
 	name, _ := c.names.Load(conn)
-	conn.WriteMessage(websocket.Text, fmt.Appendf(nil, "echo: %s", msg))
 	c.Broadcast(websocket.Text, fmt.Appendf(nil, "%s: %s", name, msg), conn)
+	conn.WriteMessage(websocket.Text, fmt.Appendf(nil, "echo: %s", msg))
 }
 
 func (c *chat) close(conn *websocket.Conn, _ error) {
