@@ -94,7 +94,7 @@ func Dial(ctx context.Context, rawURL string, o *Options) (*Conn, error) {
 	conn := taken.get()
 	if conn == nil || conn.SetReadDeadline(time.Unix(1, 0)) != nil {
 		c := newConn(body, o, true)
-		c.req = req
+		c.agree(req)
 		return c, nil
 	}
 	stop := context.AfterFunc(ctx, func() { body.Close() }) // should the deadline mean nothing to conn
@@ -108,8 +108,8 @@ func Dial(ctx context.Context, rawURL string, o *Options) (*Conn, error) {
 		rw = bodyConn{conn, body} // body may hold more, or the deadline does mean nothing
 	}
 	c := newConn(rw, o, true)
+	c.agree(req)
 	c.in, c.w = read, len(read)
-	c.req = req
 	return c, nil
 }
 
@@ -191,7 +191,7 @@ func ClientHandshake(rw io.ReadWriter, rawURL string, o *Options) (*Conn, error)
 	}
 	read, _ := br.Peek(br.Buffered())
 	c.in, c.w = slices.Clone(read), len(read)
-	c.req = req
+	c.agree(req)
 	return c, nil
 }
 
@@ -264,6 +264,12 @@ func (o *Options) newClientRequest(rawURL string) (*http.Request, *Request, erro
 			return nil, nil, fmt.Errorf("websocket: Options.Protocols has %q, which is no token or there twice", p)
 		}
 	}
+	if o.Deflate != nil {
+		if err := o.Deflate.check(); err != nil {
+			return nil, nil, fmt.Errorf("websocket: Options.Deflate: %w", err)
+		}
+		r.Header.Set("Sec-WebSocket-Extensions", o.Deflate.offer().String())
+	}
 	nonce := make([]byte, 16)
 	rand.Read(nonce)
 	req := &Request{
@@ -323,14 +329,18 @@ func (req *Request) checkResponse(resp *http.Response) error {
 		return badResponse("Connection", "does not hold upgrade")
 	case accept != string(CreateToken(req)):
 		return badResponse("Sec-WebSocket-Accept", "does not fit the key")
-	case resp.Header["Sec-Websocket-Extensions"] != nil:
-		return badResponse("Sec-WebSocket-Extensions", "names an extension that was not offered")
 	case err != nil:
 		return badResponse("Sec-WebSocket-Protocol", "is repeated")
 	case resp.Header["Sec-Websocket-Protocol"] != nil && !slices.Contains(req.Protocols, protocol):
 		return badResponse("Sec-WebSocket-Protocol", "names a subprotocol that was not offered")
 	}
 	req.Protocol = protocol
+	if answers := resp.Header["Sec-Websocket-Extensions"]; answers != nil {
+		req.Extensions = strings.Join(answers, ", ")
+		if p, err := req.checkExtensions(); err != nil || p == nil {
+			return badResponse("Sec-WebSocket-Extensions", "names an extension, or a parameter, that was not offered")
+		}
+	}
 	return nil
 }
 

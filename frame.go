@@ -92,6 +92,7 @@ const (
 const (
 	finBit     = 0x80
 	rsvBits    = 0x70
+	rsv1Bit    = 0x40
 	opcodeBits = 0x0F
 	maskBit    = 0x80
 	lengthBits = 0x7F
@@ -102,7 +103,8 @@ const (
 	maxControl = 125 // payload bytes of a control frame (RFC 6455, section 5.5)
 
 	// maxFragments is how many frames a message may have, or one for every 64
-	// bytes of it if that is more: a message of empty frames has to end.
+	// bytes of it (8 if they are compressed) if that is more: a message of empty
+	// frames has to end.
 	maxFragments = 16 << 10
 )
 
@@ -280,15 +282,17 @@ func (u *utf8Checker) whole() bool { return u.n == 0 }
 // keeps no bytes and does no input. The zero value with the first group of
 // fields set is ready for a stream's first frame.
 type decoder struct {
-	hixie  bool
-	masked bool   // frames have to be masked: they come from a client
-	limit  uint64 // bytes a message may have
+	hixie   bool
+	deflate bool   // RSV1 tells that a message is compressed (RFC 7692, section 6)
+	masked  bool   // frames have to be masked: they come from a client
+	limit   uint64 // bytes a message may have
 
 	// The message in progress.
-	typ       MessageType // 0 between messages
-	size      uint64      // bytes announced so far
-	fragments uint64
-	text      utf8Checker
+	typ        MessageType // 0 between messages
+	compressed bool
+	size       uint64 // bytes announced so far
+	fragments  uint64
+	text       utf8Checker
 
 	// The frame in progress.
 	kind frameKind
@@ -311,10 +315,11 @@ const (
 // A piece is what a decoder has made of some input: all or a part of the
 // payload of a message, or a whole control frame.
 type piece struct {
-	opcode  byte   // opText and opBinary: of a message; 0: nothing
-	end     bool   // the message ends behind payload
-	payload []byte // unmasked, valid; lies in the input
-	need    int    // with no input used: bytes missing at least
+	opcode     byte   // opText and opBinary: of a message; 0: nothing
+	compressed bool   // payload is
+	end        bool   // the message ends behind payload
+	payload    []byte // unmasked, and valid unless it is compressed; lies in the input
+	need       int    // with no input used: bytes missing at least
 }
 
 // next decodes the first piece of b and returns it with the number of bytes consumed;
@@ -349,7 +354,7 @@ func (d *decoder) next(b []byte) (piece, int, error) {
 	p := b[:min(uint64(len(b)), d.left)]
 	typ := d.typ
 	end, err := d.take(p)
-	return piece{opcode: byte(typ), end: end, payload: p}, size + len(p), err
+	return piece{opcode: byte(typ), compressed: d.compressed, end: end, payload: p}, size + len(p), err
 }
 
 // control decodes a control frame, which comes whole.
@@ -371,7 +376,7 @@ func (d *decoder) control(h header, b []byte, size int) (piece, int, error) {
 func (d *decoder) checkHeader(h header, length byte) error {
 	isControl := h.opcode&0x8 != 0
 	switch {
-	case h.rsv != 0: // 5.2: no extension gives these bits a meaning
+	case h.rsv != 0 && !(h.rsv == rsv1Bit && d.deflate && (h.opcode == opText || h.opcode == opBinary)): // 5.2
 		return failure(CloseProtocolError, "a reserved bit is set")
 	case h.opcode > opBinary && h.opcode < opClose, h.opcode > opPong: // 5.2
 		return failure(CloseProtocolError, "the opcode is reserved")
@@ -395,14 +400,23 @@ func (d *decoder) checkHeader(h header, length byte) error {
 func (d *decoder) begin(h header) error {
 	if h.opcode != opContinuation {
 		d.start(MessageType(h.opcode))
+		d.compressed = h.rsv != 0
 	}
 	d.fragments++
+	limit, least := d.limit, uint64(64)
+	if d.compressed {
+		// What cannot be compressed becomes longer: by the headers of blocks that
+		// store it, and by the end of the last block of a fragment. What can be
+		// makes short fragments.
+		limit += limit/4 + 16*min(d.fragments, maxFragments)
+		least = 8
+	}
 	switch {
 	case h.length>>63 != 0: // 5.2
 		return failure(CloseProtocolError, "the top bit of a length is set")
-	case h.length > d.limit-d.size:
+	case h.length > limit-d.size:
 		return failure(CloseMessageTooBig, "a message is larger than allowed")
-	case d.fragments > max(maxFragments, (d.size+h.length)/64):
+	case d.fragments > max(maxFragments, (d.size+h.length)/least):
 		return failure(ClosePolicyViolation, "a message has too many fragments")
 	}
 	d.size += h.length
@@ -425,7 +439,7 @@ func (d *decoder) take(p []byte) (end bool, err error) {
 		d.kind = noFrame
 		end = d.fin
 	}
-	if d.typ == Text && (!d.text.check(p) || end && !d.text.whole()) {
+	if d.typ == Text && !d.compressed && (!d.text.check(p) || end && !d.text.whole()) {
 		return false, failure(CloseInvalidPayload, "a text is not valid UTF-8")
 	}
 	if end {

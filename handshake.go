@@ -61,8 +61,9 @@ func (o *Options) chooseProtocol(offered []string) string {
 // [CreateResponse] returns, with one call of w.Write. That ends the opening handshake.
 // If w is a [Conn], it then speaks the version of req.
 //
-// If req is not valid, or req.Protocol is not one that the client offers, PutResponse
-// returns a [*HandshakeError] and writes nothing, so that PutRefusal may follow.
+// If req is not valid, if req.Protocol or req.Extensions is not what the client offers, or if
+// there are Extensions and w is not a Conn, PutResponse returns a [*HandshakeError] and
+// writes nothing, so that PutRefusal may follow.
 func PutResponse(w io.Writer, req *Request) error {
 	if err := req.check(); err != nil {
 		return err
@@ -70,6 +71,9 @@ func PutResponse(w io.Writer, req *Request) error {
 	response := createResponse(req, nil)
 	if c, ok := w.(*Conn); ok {
 		return c.accept(req, response)
+	}
+	if req.Extensions != "" {
+		return &HandshakeError{Status: http.StatusInternalServerError, Reason: "compression needs a Conn from NewConn, not a bare stream"}
 	}
 	return writeFull(w, response)
 }
@@ -120,6 +124,9 @@ func createResponse(req *Request, fields []byte) []byte {
 			"Sec-WebSocket-Accept: "...)
 		b = append(b, token...)
 		b = appendProtocol(b, req.Protocol)
+		if req.Extensions != "" {
+			b = append(append(b, "\r\nSec-WebSocket-Extensions: "...), req.Extensions...)
+		}
 		b = append(b, "\r\n"...)
 		b = append(b, fields...)
 		return append(b, "\r\n"...)
@@ -153,16 +160,26 @@ func appendProtocol(b []byte, protocol string) []byte {
 	return append(append(b, "\r\nSec-WebSocket-Protocol: "...), protocol...)
 }
 
-// accept writes a response and lets c speak the version of req.
+// accept writes a response and lets c speak as it says.
 func (c *Conn) accept(req *Request, response []byte) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if err := c.answerable(); err != nil {
 		return err
 	}
-	c.req, c.shaking = req, false
-	c.dec.hixie = req.Version == Hixie76
+	c.shaking = false
+	c.agree(req)
 	return c.putBytes(response)
+}
+
+// agree lets c speak as the response to req says.
+func (c *Conn) agree(req *Request) {
+	c.req = req
+	c.dec.hixie = req.Version == Hixie76
+	if p, _ := req.checkExtensions(); p != nil {
+		c.deflate = newDeflation(c.opts.Deflate, *p, c.client)
+		c.dec.deflate = true
+	}
 }
 
 // refuse writes a refusal and lets c do nothing else.
@@ -323,6 +340,11 @@ func requestOf(r *http.Request, o *Options) (*Request, error) {
 	}
 	req.Secure = r.TLS != nil
 	req.Protocol = o.chooseProtocol(req.Protocols)
+	if req.Version == RFC6455 {
+		if req.Extensions, err = o.Deflate.chooseExtensions(req.Header); err != nil {
+			return nil, err
+		}
+	}
 	if r.ProtoMajor > 1 {
 		return req, req.checkText()
 	}
@@ -443,12 +465,15 @@ func upgradeStream(w http.ResponseWriter, r *http.Request, req *Request, o *Opti
 	if req.Protocol != "" {
 		w.Header().Set("Sec-WebSocket-Protocol", req.Protocol)
 	}
+	if req.Extensions != "" {
+		w.Header().Set("Sec-WebSocket-Extensions", req.Extensions)
+	}
 	w.WriteHeader(http.StatusOK)
 	if err := control.Flush(); err != nil {
 		return nil, err
 	}
 	c := newConn(newStream(w, r), o, false)
-	c.req = req
+	c.agree(req)
 	return c, nil
 }
 

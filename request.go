@@ -42,8 +42,8 @@ func (v Version) String() string {
 // A Request holds the contents of a client's opening handshake.
 //
 // [GetRequest] returns it filled in and checked. Before a server accepts the client it
-// may change Protocol, and Secure if a proxy in front of it ends TLS. The other fields
-// are not to be changed.
+// may change Protocol, clear Extensions, and change Secure if a proxy in front of it ends
+// TLS. The other fields are not to be changed.
 type Request struct {
 	// Version is the version of the protocol that the client speaks.
 	Version Version
@@ -81,6 +81,11 @@ type Request struct {
 	// Protocol is the subprotocol that the server accepts: one of Protocols, or
 	// empty.
 	Protocol string
+
+	// Extensions is what the server accepts of the extensions that the client offers,
+	// as in the field Sec-WebSocket-Extensions of its response, or empty. It is
+	// permessage-deflate with parameters, or nothing; see [Options].Deflate.
+	Extensions string
 
 	// Header holds all fields of the head under their canonical names.
 	Header http.Header
@@ -120,11 +125,11 @@ func (e *HandshakeError) Unwrap() error { return e.err }
 // head of more than 8 KiB or 100 fields. If r ends before the first byte, the error is
 // io.EOF, and within the handshake io.ErrUnexpectedEOF. Errors of r are passed on.
 //
-// If r is a [Conn], GetRequest waits for at most Options.HandshakeTimeout, and sets
-// Protocol in the Request to the first of Options.Protocols that the client offers.
-// After a read deadline of the caller's own it may be called again. If r is not a Conn,
-// GetRequest does not read past the end of the handshake; it reads a few bytes at a
-// time.
+// If r is a [Conn], GetRequest waits for at most Options.HandshakeTimeout, sets
+// Protocol in the Request to the first of Options.Protocols that the client offers, and
+// Extensions as Options.Deflate says. After a read deadline of the caller's own it may be
+// called again. If r is not a Conn, GetRequest does not read past the end of the
+// handshake; it reads a few bytes at a time.
 func GetRequest(r io.Reader) (*Request, error) {
 	c, ok := r.(*Conn)
 	if !ok {
@@ -141,6 +146,12 @@ func GetRequest(r io.Reader) (*Request, error) {
 	}
 	_, req.Secure = r.(interface{ ConnectionState() tls.ConnectionState })
 	req.Protocol = c.opts.chooseProtocol(req.Protocols)
+	if req.Version == RFC6455 {
+		req.Extensions, err = c.opts.Deflate.chooseExtensions(req.Header)
+	}
+	if err != nil {
+		return nil, err
+	}
 	return req, nil
 }
 
@@ -416,7 +427,8 @@ func (r *Request) check() error {
 	if r.Version == Hixie76 && len(r.Token) != tokenSize {
 		return badRequest("", "the token is not 8 bytes long")
 	}
-	return nil
+	_, err := r.checkExtensions()
+	return err
 }
 
 // checkText is check for what requests of all kinds have.
@@ -528,6 +540,87 @@ func splitProtocols(lists []string) ([]string, error) {
 		}
 	}
 	return protocols, nil
+}
+
+// An extension is an element of Sec-WebSocket-Extensions (RFC 6455, section 9.1).
+type extension struct {
+	name   string
+	params []extensionParam
+}
+
+type extensionParam struct {
+	name, value string
+	hasValue    bool
+}
+
+// parseExtensions parses the lists of extensions that a field holds.
+func parseExtensions(lists []string) ([]extension, error) {
+	var extensions []extension
+	size := 0
+	for _, list := range lists {
+		if size += len(list); size > maxHead { // which net/http may allow
+			return nil, badRequest("Sec-WebSocket-Extensions", "is longer than 8 KiB")
+		}
+		for _, element := range splitUnquoted(list, ',') {
+			if strings.Trim(element, " \t") == "" {
+				continue // empty elements are allowed (RFC 9110, section 5.6.1)
+			}
+			var e extension
+			for i, part := range splitUnquoted(element, ';') {
+				name, value, hasValue := strings.Cut(part, "=")
+				name, value = strings.Trim(name, " \t"), unquote(strings.Trim(value, " \t"))
+				if !isToken(name) || hasValue && (i == 0 || !isToken(value)) {
+					return nil, badRequest("Sec-WebSocket-Extensions", "is no list of extensions")
+				}
+				if i == 0 {
+					e.name = name
+				} else {
+					e.params = append(e.params, extensionParam{name, value, hasValue})
+				}
+			}
+			extensions = append(extensions, e)
+		}
+	}
+	return extensions, nil
+}
+
+// splitUnquoted splits s at every sep that does not stand in a quoted string.
+func splitUnquoted(s string, sep byte) []string {
+	var parts []string
+	start, quoted := 0, false
+	for i := 0; i < len(s); i++ {
+		switch c := s[i]; {
+		case c == '"':
+			quoted = !quoted
+		case c == '\\' && quoted:
+			i++
+		case c == sep && !quoted:
+			parts = append(parts, s[start:i])
+			start = i + 1
+		}
+	}
+	return append(parts, s[start:])
+}
+
+// unquote returns the contents of a quoted string (RFC 9110, section 5.6.4), or s if it is
+// none.
+func unquote(s string) string {
+	if len(s) < 2 || s[0] != '"' || s[len(s)-1] != '"' {
+		return s
+	}
+	var b []byte
+	for i := 1; i < len(s)-1; i++ {
+		switch s[i] {
+		case '"':
+			return s
+		case '\\':
+			if i++; i == len(s)-1 {
+				return s // the last quote is a part of the string
+			}
+		}
+		b = append(b, s[i])
+	}
+	return string(b)
 }
 
 // isToken reports whether s is a token (RFC 9110, section 5.6.2).

@@ -163,11 +163,11 @@ func (c *Conn) nextMessage() (t MessageType, p []byte, buf *[]byte, err error) {
 	c.mu.Unlock()
 
 	if err = c.skipMessage(); err == nil {
-		err = c.nextChunk()
+		err = c.findMessage()
 	}
 	switch {
 	case err != nil:
-	case c.end:
+	case c.end && !c.packed:
 		t, p = c.typ, slices.Clip(c.chunk)
 		c.chunk, c.end = nil, false
 	default:
@@ -391,7 +391,8 @@ func (s *Server) Conns() iter.Seq[*Conn] {
 //
 // Every client gets broadcasts in the same order, each of them behind what WriteMessage
 // sent to that client before. Broadcast does not keep p, and does not allocate for every
-// client.
+// client. It compresses p once, for clients with the window of Options.Deflate; those that have
+// asked for a smaller one get p as it is.
 //
 // The error is about p: text that is not UTF-8, or more than Options.MaxQueue bytes.
 // Then it has been sent to nobody.
@@ -426,32 +427,50 @@ func (s *Server) send(t MessageType, p []byte, to iter.Seq[*Conn]) error {
 		return errors.New("websocket: a broadcast is larger than Options.MaxQueue")
 	}
 	limit = min(limit, math.MaxInt-maxHeader) + maxHeader // the largest fits, with its header
-	frame := outputs.Get().(*output)
-	defer frame.free()
-	frame.b = appendFrame(frame.b, finBit|byte(t), p, false)
-	end := len(frame.b)
+	all := outputs.Get().(*output)
+	defer all.free()
+	const (
+		plain = iota
+		hixie
+		compressed // for the window that the server prefers: clients cannot have it done many times
+		kinds
+	)
+	var frames [kinds][2]int // where in all
 
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for c := range to {
-		_, ok := s.conns[c]
-		switch {
-		case !ok:
-		case !c.dec.hixie:
-			c.enqueue(frame.b[:end], limit)
-		case t == Text:
-			if end == len(frame.b) {
-				frame.b = appendHixie(frame.b, finBit|opText, p)
-			}
-			c.enqueue(frame.b[end:], limit)
+		if _, ok := s.conns[c]; !ok || c.dec.hixie && t == Binary {
+			continue
 		}
+		kind := plain
+		switch {
+		case c.dec.hixie:
+			kind = hixie
+		case c.deflate.compresses(p) && c.deflate.send.bits == c.deflate.windowBits():
+			kind = compressed
+		}
+		f := &frames[kind]
+		if f[1] == 0 { // made for the first that needs it
+			f[0] = len(all.b)
+			switch kind {
+			case hixie:
+				all.b = appendHixie(all.b, finBit|opText, p)
+			case plain:
+				all.b = appendFrame(all.b, finBit|byte(t), p, false)
+			default:
+				all.b = c.deflate.appendCompressed(all.b, finBit|byte(t), p)
+			}
+			f[1] = len(all.b)
+		}
+		c.enqueue(all.b[f[0]:f[1]], p, limit)
 	}
 	return nil
 }
 
-// enqueue has the timer's goroutine send a frame. If then more than limit bytes
-// waited, it begins to close the connection instead.
-func (c *Conn) enqueue(frame []byte, limit int) {
+// enqueue has the timer's goroutine send a frame, which holds p. If then more than limit
+// bytes waited, it begins to close the connection instead.
+func (c *Conn) enqueue(frame, p []byte, limit int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.writable() != nil || c.stage >= ending {
@@ -477,6 +496,9 @@ func (c *Conn) enqueue(frame []byte, limit int) {
 	default:
 		out := c.output()
 		out.b = append(out.b, frame...)
+		if frame[0]&rsv1Bit != 0 { // never for hixie-76
+			c.deflate.send.add(p)
+		}
 		c.crowded = true
 		c.writeWithin(0)
 	}
@@ -492,6 +514,7 @@ func (c *Conn) unqueue() bool {
 		out := c.output()
 		out.b = append(out.b, c.queue.b...)
 	}
+	c.deflate.forget()
 	c.queue.free()
 	c.queue = nil
 	return true

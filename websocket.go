@@ -92,6 +92,14 @@
 // exactly what they need, in small pieces. That suits a handshake whose connection
 // is then handed to other code, and is slow for anything else.
 //
+// # Compression
+//
+// With [Options].Deflate messages are compressed by permessage-deflate (RFC 7692), which
+// every browser offers, if both sides want it. It is off by default, as it takes processor
+// time, and see [Deflate] for what it tells about secrets. No call changes: messages are
+// written and read as ever, and Options.MaxMessage limits their inflated size. What was agreed
+// on stands in Extensions of [Conn.Request].
+//
 // # Versions
 //
 // The client's request tells its version. After the opening handshake the version
@@ -109,6 +117,7 @@
 //	close             code and reason               bytes FF 00; read as CloseNoStatus
 //	subprotocols      a list, of which the          at most one
 //	                  server chooses
+//	compression       if both sides want it         no
 //
 // # Errors
 //
@@ -139,10 +148,11 @@
 //
 // All input is bounded: a request head by 8 KiB and 100 fields, its arrival by
 // [Options].HandshakeTimeout if it is read through a Conn with deadlines, a message
-// by Options.MaxMessage, and by 16384 fragments or one for every 64 bytes if that is
-// more, a closing handshake by Options.CloseTimeout. Memory grows with the bytes that
-// have arrived, not with the length that a peer announces. Under net/http it is the
-// [http.Server] that bounds the head, which a Conn then keeps, and its arrival.
+// by Options.MaxMessage, also while it is inflated, and by 16384 fragments or one for
+// every 64 bytes (compressed, 8) if that is more, a closing handshake by
+// Options.CloseTimeout. Memory grows with the bytes that have arrived, not with the
+// length that a peer announces. Under net/http it is the [http.Server] that bounds the
+// head, which a Conn then keeps, and its arrival.
 //
 // A Server bounds time as well: it closes the connections of clients that do not answer a
 // ping, or take nothing of what is sent to them, after Options.PingInterval; over HTTP/2
@@ -176,8 +186,9 @@ import (
 type Options struct {
 	// MaxMessage is the size of the largest message that is accepted, in
 	// bytes. The connection of a peer that announces a larger one is closed
-	// with CloseMessageTooBig before the payload is read. 0 means 1 MiB; a
-	// negative number means no limit, for programs that stream with NextReader.
+	// with CloseMessageTooBig before the payload is read, or if it is compressed,
+	// while it is inflated. 0 means 1 MiB; a negative number means no limit, for
+	// programs that stream with NextReader.
 	MaxMessage int64
 
 	// Protocols lists subprotocols in the order of preference. A server accepts
@@ -185,6 +196,10 @@ type Options struct {
 	// Request.Protocol. A client offers all of them and finds the accepted one
 	// in Conn.Request. If there is none, the connection has no subprotocol.
 	Protocols []string
+
+	// Deflate lets messages be compressed, if the peer wants that too. Nil means
+	// that they are not.
+	Deflate *Deflate
 
 	// Origins lists the origins, besides a server's own, whose pages may connect
 	// to it by Upgrade or Server. A pattern is an origin such as
@@ -250,6 +265,10 @@ func (o *Options) clone() *Options {
 	o2.Protocols = slices.Clone(o.Protocols)
 	o2.Origins = slices.Clone(o.Origins)
 	o2.Header = o.Header.Clone()
+	if o.Deflate != nil {
+		d := *o.Deflate
+		o2.Deflate = &d
+	}
 	return &o2
 }
 
@@ -269,6 +288,7 @@ var (
 	errUnfinished = errors.New("websocket: the opening handshake is not finished")
 	errShaken     = errors.New("websocket: the opening handshake is over")
 	errPanic      = errors.New("websocket: the transport has panicked")
+	errBusy       = errors.New("websocket: use of a writer by two goroutines")
 	errStale      = errors.New("websocket: use of a reader or writer after the end of its message")
 )
 
@@ -298,7 +318,7 @@ func (o *output) free() {
 // and affect calls in progress. The readers and writers of single messages, from
 // NextReader and NextWriter, are for one goroutine each.
 //
-// An idle Conn has no goroutine. Timers, which Close stops, send pongs and replies
+// An idle Conn has no goroutine, unless a compressed message has been read in part. Timers, which Close stops, send pongs and replies
 // that were held back.
 type Conn struct {
 	rw     io.ReadWriter
@@ -311,7 +331,8 @@ type Conn struct {
 
 	// The reading side belongs to the goroutine that has set reading.
 	dec     decoder
-	in      []byte // in[r:w] is input that has not been decoded
+	deflate *deflation // or nil; its part for writes is guarded by mu
+	in      []byte     // in[r:w] is input that has not been decoded
 	r, w    int
 	held    error       // came together with the last bytes of in
 	tried   error       // result of try
@@ -319,6 +340,7 @@ type Conn struct {
 	partial []byte      // payload before chunk, from a read that has timed out
 	end     bool        // the message ends behind chunk
 	typ     MessageType // of the message that chunk is from
+	packed  bool        // and that is compressed, and so are chunk and partial
 	reader  *messageReader
 	ended   error // why nothing that may still come matters
 
@@ -465,7 +487,7 @@ func (c *Conn) NextReader() (MessageType, io.Reader, error) {
 	if err := c.beginMessage(); err != nil {
 		return 0, nil, err
 	}
-	if err := c.nextChunk(); err != nil {
+	if err := c.findMessage(); err != nil {
 		return 0, nil, c.endRead(err)
 	}
 	t, r := c.typ, &messageReader{c: c}
@@ -571,6 +593,9 @@ func (c *Conn) endRead(err error) error {
 	if err != nil && !isTimeout(err) {
 		c.stopReading(err)
 	}
+	if c.rerr != nil {
+		c.deflate.stop()
+	}
 	c.turn.Broadcast()
 	return cmp.Or(c.rerr, err)
 }
@@ -582,6 +607,9 @@ func (c *Conn) stopReading(err error) {
 		return
 	}
 	c.rerr = err
+	if !c.reading {
+		c.deflate.stop()
+	}
 	for _, p := range c.pings {
 		p.done <- err
 	}
@@ -603,9 +631,21 @@ func (c *Conn) beginMessage() error {
 // skipMessage skips what the last reader has left of its message.
 func (c *Conn) skipMessage() error {
 	for c.reader != nil {
+		if c.packed && c.deflate.recv.takeover { // the next message may refer to this one
+			var skipped [512]byte
+			_, end, err := c.readInflated(skipped[:])
+			if err != nil {
+				return err
+			}
+			if end {
+				c.reader = nil
+			}
+			continue
+		}
+		c.deflate.stop()
 		c.chunk = nil
 		if c.end {
-			c.reader, c.end = nil, false
+			c.reader, c.end, c.packed = nil, false, false
 		} else if err := c.nextChunk(); err != nil {
 			return err
 		}
@@ -613,8 +653,35 @@ func (c *Conn) skipMessage() error {
 	return nil
 }
 
+// findMessage finds the message in progress, or else the next one, so that typ and packed
+// tell what it is.
+func (c *Conn) findMessage() error {
+	if c.deflate.reads() {
+		return nil // its input must stay in its place
+	}
+	return c.nextChunk()
+}
+
 // appendMessage appends the message in progress, or else the next one.
 func (c *Conn) appendMessage(dst []byte) (MessageType, []byte, error) {
+	if c.partial == nil {
+		if err := c.findMessage(); err != nil {
+			return 0, dst, err
+		}
+	}
+	if c.packed {
+		p, err := c.appendInflated(dst)
+		if err != nil {
+			return 0, dst, err
+		}
+		return c.typ, p, nil
+	}
+	return c.appendPayload(dst)
+}
+
+// appendPayload is appendMessage for what the frames hold, whether it is compressed or
+// not.
+func (c *Conn) appendPayload(dst []byte) (MessageType, []byte, error) {
 	p, start, owned := dst, len(dst), dst == nil
 	if c.partial != nil {
 		p, start, owned = c.partial, 0, true
@@ -657,7 +724,7 @@ func (c *Conn) appendMessage(dst []byte) (MessageType, []byte, error) {
 // readChunk reads some payload of the message in progress into p, or reports
 // that there is none left.
 func (c *Conn) readChunk(p []byte) (n int, end bool, err error) {
-	for len(c.chunk) == 0 {
+	for len(c.chunk) == 0 && !c.packed {
 		if c.end {
 			c.end = false
 			return 0, true, nil
@@ -669,6 +736,9 @@ func (c *Conn) readChunk(p []byte) (n int, end bool, err error) {
 		if err := c.nextChunk(); err != nil {
 			return 0, false, err
 		}
+	}
+	if c.packed {
+		return c.readInflated(p)
 	}
 	n = copy(p, c.chunk)
 	if c.chunk = c.chunk[n:]; len(c.chunk) == 0 {
@@ -687,7 +757,7 @@ func (c *Conn) nextChunk() error {
 		if err != nil {
 			return err
 		}
-		c.typ, c.end = MessageType(p.opcode), p.end
+		c.typ, c.packed, c.end = MessageType(p.opcode), p.compressed, p.end
 		if len(p.payload) > 0 {
 			c.chunk = p.payload
 		}
@@ -791,16 +861,16 @@ func (c *Conn) readTransport(p []byte) (int, error) {
 		c.held = nil
 		return 0, err
 	}
-	c.beforeWait()
 	var n int
-	var err error
+	err := errPanic // unless rw returns
 	defer func() {
 		if err == errPanic {
 			c.endRead(err)
 		}
 	}()
+	c.beforeWait()
 	for range 100 {
-		err = errPanic // unless Read returns
+		err = errPanic
 		n, err = c.rw.Read(p)
 		if n > 0 {
 			c.hear()
@@ -907,11 +977,14 @@ func (c *Conn) WriteMessage(t MessageType, p []byte) error {
 	if err := c.beginWrite(t); err != nil {
 		return err
 	}
+	if c.deflate.compresses(p) {
+		return c.putCompressed(t, p)
+	}
 	return c.putFrame(finBit|byte(t), p, nil)
 }
 
 // NextWriter begins a message that is sent in fragments: every Write sends one, and
-// Close an empty last one. Other messages have to wait until then, so a goroutine
+// Close a last one without text. Other messages have to wait until then, so a goroutine
 // that has begun a message must close it before it sends another. Control frames do
 // not wait.
 //
@@ -924,15 +997,20 @@ func (c *Conn) NextWriter(t MessageType) (io.WriteCloser, error) {
 		return nil, err
 	}
 	c.writer = &messageWriter{c: c, typ: t, opcode: byte(t)}
+	if c.deflate != nil {
+		c.writer.opcode |= rsv1Bit
+		c.writer.deflate = c.deflate.compressor(c.deflate.send.history)
+	}
 	return c.writer, nil
 }
 
 // A messageWriter writes one message.
 type messageWriter struct {
-	c      *Conn
-	typ    MessageType
-	opcode byte // of the next fragment
-	text   utf8Checker
+	c       *Conn
+	typ     MessageType
+	opcode  byte // of the next fragment, and RSV1 if that is the first of a compressed message
+	text    utf8Checker
+	deflate *compressor // of a compressed message, unless Write uses it
 }
 
 func (w *messageWriter) Write(p []byte) (int, error) {
@@ -946,8 +1024,21 @@ func (w *messageWriter) Write(p []byte) (int, error) {
 	if w.typ == Text && !text.check(p) {
 		return 0, errNotUTF8
 	}
+	z := w.deflate
+	if c.deflate != nil && z == nil {
+		return 0, errBusy
+	}
 	w.opcode, w.text = opContinuation, text
-	if err := c.putFrame(opcode, p, w); err != nil {
+	fragment := p
+	if z != nil {
+		w.deflate = nil
+		c.mu.Unlock()
+		fragment = z.compress(p)
+		c.mu.Lock()
+		defer func() { w.deflate = z }()
+		c.deflate.send.add(p)
+	}
+	if err := c.putFrame(opcode, fragment, w); err != nil {
 		return 0, err
 	}
 	return len(p), nil
@@ -960,6 +1051,14 @@ func (w *messageWriter) Close() error {
 	if c.writer != w {
 		return errStale
 	}
+	var last []byte
+	if c.deflate != nil {
+		if w.deflate == nil {
+			return errBusy
+		}
+		last = endOfMessage
+		w.deflate.free()
+	}
 	c.turn.Broadcast()
 	if !w.text.whole() {
 		// What has been sent cannot become a valid message any more.
@@ -969,7 +1068,7 @@ func (w *messageWriter) Close() error {
 		return errNotUTF8
 	}
 	c.writer = nil
-	return c.putFrame(finBit|w.opcode, nil, nil)
+	return c.putFrame(finBit|w.opcode, last, nil)
 }
 
 // Write sends p as one binary message, or for hixie-76 as a text message; see
@@ -1442,12 +1541,7 @@ func (c *Conn) acceptClose(payload []byte) error {
 	if c.dec.typ != 0 {
 		e.by = byPeerEarly
 	}
-	c.ended = e
-	c.mu.Lock()
-	c.startWatchdog()
-	c.putClose(e)
-	c.flush()
-	c.mu.Unlock()
+	c.endWith(e)
 	if !c.client {
 		c.shut()
 	}
@@ -1458,13 +1552,26 @@ func (c *Conn) acceptClose(payload []byte) error {
 // 7.1.7). The transport stays open so that the peer can read why, until Close or
 // until the time for the closing handshake is over.
 func (c *Conn) fail(err error) error {
-	c.ended = err
+	c.endWith(err.(*CloseError))
+	return err
+}
+
+// endWith sends a close frame because of what has been read, and ends the read if the
+// transport panics.
+func (c *Conn) endWith(e *CloseError) {
+	c.ended = e
+	returned := false
+	defer func() {
+		if !returned {
+			c.endRead(e)
+		}
+	}()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.startWatchdog()
-	c.putClose(err.(*CloseError))
+	c.putClose(e)
 	c.flush()
-	return err
+	returned = true
 }
 
 // putClose puts a close frame behind the output, unless nothing more can be sent,

@@ -2167,8 +2167,8 @@ func TestPongBehindOutput(t *testing.T) {
 		synctest.Wait()
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		if c.out != nil && cap(c.out.b) > 4*batchSize {
-			t.Errorf("pongs take %d bytes", cap(c.out.b))
+		if c.out != nil && len(c.out.b) > 4*batchSize {
+			t.Errorf("pongs take %d bytes", len(c.out.b))
 		}
 	})
 }
@@ -3582,6 +3582,31 @@ func TestCloseWaits(t *testing.T) {
 				if err := wait(t, first); err != nil {
 					t.Error(err)
 				}
+			})
+		})
+	}
+}
+
+// TestWritePanic has the transport panic when a read sends a close frame.
+func TestWritePanic(t *testing.T) {
+	for name, input := range map[string]string{"a broken rule": "\xff\x00", "a close frame": "\x88\x00"} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := newConn(struct {
+					io.Reader
+					io.Writer
+					io.Closer
+				}{strings.NewReader(input), writerFunc(func([]byte) (int, error) { panic("transport") }), io.NopCloser(nil)}, nil, true)
+				func() {
+					defer func() {
+						if v := recover(); v != "transport" {
+							t.Errorf("recovered %v", v)
+						}
+					}()
+					c.ReadMessage()
+				}()
+				wait(t, goErr(c.Close))
+				checkStopped(t, c)
 			})
 		})
 	}
