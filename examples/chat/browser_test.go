@@ -8,9 +8,12 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"strings"
@@ -283,7 +286,12 @@ const (
 	theirs = `[...document.querySelectorAll("#log .theirs")].some((e) =>
 		e.querySelector(".name").textContent === %s && e.querySelector(".text").textContent === %s)`
 	field = `document.getElementById("text").value === %s`
+
+	compressed = `socket.extensions === "permessage-deflate; server_no_context_takeover; client_no_context_takeover"`
 )
+
+// long is large enough to be compressed, and the longest that the page sends.
+var long = strings.Repeat("0123456789", 100)
 
 // write types text.
 func (tab *tab) write(t *testing.T, text string) {
@@ -331,6 +339,7 @@ func TestBrowser(t *testing.T) {
 	one.wait(t, note, "user_2 joined")
 	one.wait(t, people, "2 online")
 	two.wait(t, people, "2 online")
+	one.expect(t, compressed)
 
 	one.write(t, "hello")
 	one.enter(t)
@@ -346,6 +355,7 @@ func TestBrowser(t *testing.T) {
 			"so long\nuser_1 left",
 			"user_1: I am not me",
 			"echo: echo",
+			long,
 			"\u202e Ünïcödé 🐱",
 		} {
 			two.write(t, text)
@@ -522,10 +532,13 @@ func TestBrowserHTTP2(t *testing.T) {
 	two := b.open(t, url)
 	two.wait(t, state, "user_2")
 	one.wait(t, people, "2 online")
-	two.write(t, "hello")
-	two.enter(t)
-	two.wait(t, mine, "hello")
-	one.wait(t, theirs, "user_2", "hello")
+	two.expect(t, compressed)
+	for _, text := range []string{"hello", long} {
+		two.write(t, text)
+		two.enter(t)
+		two.wait(t, mine, text)
+		one.wait(t, theirs, "user_2", text)
+	}
 	b.call(t, "", "Target.closeTarget", params{"targetId": two.target}, nil)
 	one.wait(t, note, "user_2 left")
 	if n := tap.count.Load() - before; n != 0 {
@@ -535,5 +548,92 @@ func TestBrowserHTTP2(t *testing.T) {
 	s.interrupt(t)
 	one.wait(t, note, "Connection lost")
 	s.wait(t)
+	b.expectNoComplaint(t)
+}
+
+// A page for TestBrowserDeflate. echo sends n messages, some more whenever one has come
+// back, and resolves to what differs, or to the extensions.
+const echoPage = `<!DOCTYPE html><link rel="icon" href="data:,"><script>
+"use strict";
+function message(i) {
+	const size = [0, 1, 100, 127, 128, 300, 600, 4000, 9000, 40000][i % 10];
+	if (i % 3 === 0) return crypto.getRandomValues(new Uint8Array(size % 30000));
+	const text = JSON.stringify({id: i, user: "user_" + i % 7, text: "γάτα 🐱 " + "meow ".repeat(i % 50)});
+	return text.repeat(size / text.length + 1).slice(0, size).toWellFormed();
+}
+function same(got, want) {
+	if (typeof want === "string") return got === want;
+	const bytes = new Uint8Array(got);
+	return bytes.length === want.length && bytes.every((b, i) => b === want[i]);
+}
+function echo(n, ahead) {
+	return new Promise((resolve) => {
+		const socket = new WebSocket(location.href.replace("http", "ws") + "echo");
+		const sent = [];
+		const send = () => {
+			if (sent.length < n) socket.send(sent[sent.length] = message(sent.length));
+		};
+		let received = 0;
+		socket.binaryType = "arraybuffer";
+		socket.onopen = () => { for (let i = 0; i < ahead; i++) send(); };
+		socket.onmessage = ({data}) => {
+			if (!same(data, sent[received])) resolve("message " + received + " is another");
+			if (++received < n) send();
+			else socket.close(1000);
+		};
+		socket.onclose = ({code}) => resolve(received < n || code !== 1000 ? "closed with " + code : socket.extensions);
+	});
+}
+</script>`
+
+// TestBrowserDeflate has a page send messages of various sizes to servers that remember
+// what has been sent, and compare what comes back.
+func TestBrowserDeflate(t *testing.T) {
+	b := launch(t)
+	for _, tt := range []struct {
+		deflate    websocket.Deflate
+		extensions string
+	}{
+		{websocket.Deflate{ContextTakeover: true}, "permessage-deflate"},
+		{
+			websocket.Deflate{ContextTakeover: true, WindowBits: 9},
+			"permessage-deflate; server_max_window_bits=9; client_max_window_bits=9",
+		},
+		{
+			websocket.Deflate{ContextTakeover: true, WindowBits: 8, Threshold: -1},
+			"permessage-deflate; server_max_window_bits=8; client_max_window_bits=8",
+		},
+	} {
+		s := &websocket.Server{Options: websocket.Options{Deflate: &tt.deflate}}
+		ends := make(chan error, 1)
+		s.OnClose = func(_ *websocket.Conn, err error) { ends <- err }
+		answers := 0
+		s.OnMessage = func(c *websocket.Conn, typ websocket.MessageType, p []byte) {
+			if answers++; answers%5 == 0 {
+				s.Send(typ, p, c) // which is compressed without what went before
+			} else {
+				c.WriteMessage(typ, p)
+			}
+		}
+		mux := http.NewServeMux()
+		mux.Handle("/echo", s)
+		mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, echoPage) })
+		web := httptest.NewServer(mux)
+		t.Cleanup(web.Close)
+
+		tab := b.open(t, web.URL+"/")
+		tab.wait(t, `typeof echo === "function"`)
+		if got := tab.eval(t, "echo(200, 10)"); got != tt.extensions {
+			t.Errorf("the page says %q, want %q", got, tt.extensions)
+		}
+		select {
+		case err := <-ends:
+			if !errors.Is(err, io.EOF) {
+				t.Error("the connection has ended with", err)
+			}
+		case <-time.After(timeout):
+			t.Error("the connection has not ended")
+		}
+	}
 	b.expectNoComplaint(t)
 }

@@ -39,7 +39,7 @@ type chat struct {
 
 func newChat(origins []string) *chat {
 	c := new(chat)
-	c.Options = websocket.Options{Origins: origins, MaxMessage: 4 << 10}
+	c.Options = websocket.Options{Origins: origins, MaxMessage: 4 << 10, Deflate: &websocket.Deflate{}}
 	c.Handler = websocket.Handler{OnOpen: c.open, OnMessage: c.message, OnClose: c.close}
 	return c
 }

@@ -53,6 +53,7 @@ func main() {
 	})
 	origin := flag.String("origin", "", "the `origin` to come from, as the page of a browser does")
 	insecure := flag.Bool("insecure", false, "accept any certificate")
+	compress := flag.Bool("compress", false, "offer to compress messages")
 	flag.DurationVar(&opts.PingInterval, "ping", 20*time.Second, "ping a server that is silent for so long; 0 means never")
 	wait := flag.Duration("wait", 0, "how long to stay for late replies at the end of input")
 	flag.Usage = func() {
@@ -66,6 +67,9 @@ func main() {
 	}
 	if *origin != "" {
 		opts.Header.Set("Origin", *origin)
+	}
+	if *compress {
+		opts.Deflate = &websocket.Deflate{ContextTakeover: true}
 	}
 	if *insecure {
 		transport := http.DefaultTransport.(*http.Transport).Clone()

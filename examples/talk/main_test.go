@@ -132,13 +132,14 @@ func (c *client) finish(t *testing.T, status int) (stderr string) {
 	return c.stderr.String()
 }
 
-// serve starts a server and returns its URL and the errors with which its connections
-// end.
+// serve starts a server, which compresses for those who want that, and returns its URL and
+// the errors with which its connections end.
 func serve(t *testing.T, h websocket.Handler) (url string, ends <-chan error) {
 	t.Helper()
 	errs := make(chan error, 1)
 	h.OnClose = func(_ *websocket.Conn, err error) { errs <- err }
 	s := &websocket.Server{Handler: h}
+	s.Deflate = &websocket.Deflate{ContextTakeover: true}
 	web := httptest.NewServer(s)
 	t.Cleanup(func() {
 		web.Close()
@@ -249,24 +250,34 @@ const (
 
 func TestTalk(t *testing.T) {
 	t.Parallel()
-	url, ends := serve(t, websocket.Handler{
-		OnOpen:    func(c *websocket.Conn) { c.WriteMessage(websocket.Text, []byte("welcome")) },
-		OnMessage: echo.OnMessage,
-	})
-	c := start(t, url)
-	c.prints(t, "welcome") // before anything has been typed
-	long := strings.Repeat("x", 1<<20)
-	for _, line := range []string{"hello", "", " grüße, 世界 \t", long, "bye"} {
-		c.types(t, line+"\n")
-		c.prints(t, line)
+	for _, tt := range []struct {
+		flags   []string
+		welcome string
+	}{
+		{nil, `welcome, ""`},
+		{[]string{"-compress"}, `welcome, "permessage-deflate"`},
+	} {
+		url, ends := serve(t, websocket.Handler{
+			OnOpen: func(c *websocket.Conn) {
+				c.WriteMessage(websocket.Text, fmt.Appendf(nil, "welcome, %q", c.Request().Extensions))
+			},
+			OnMessage: echo.OnMessage,
+		})
+		c := start(t, append(tt.flags, url)...)
+		c.prints(t, tt.welcome) // before anything has been typed
+		long := strings.Repeat("x", 1<<20)
+		for _, line := range []string{"hello", "", " grüße, 世界 \t", long, "bye"} {
+			c.types(t, line+"\n")
+			c.prints(t, line)
+		}
+		c.types(t, "from Windows\r\n")
+		c.prints(t, "from Windows")
+		c.types(t, "no line end")
+		c.stdin.Close()
+		c.prints(t, "no line end")
+		c.ends(t, 0, normal)
+		closedWith(t, ends, websocket.CloseNormal)
 	}
-	c.types(t, "from Windows\r\n")
-	c.prints(t, "from Windows")
-	c.types(t, "no line end")
-	c.stdin.Close()
-	c.prints(t, "no line end")
-	c.ends(t, 0, normal)
-	closedWith(t, ends, websocket.CloseNormal)
 }
 
 // Everything that a server replies comes out of a pipe.
