@@ -1,0 +1,25 @@
+module github.com/54eee7d7/websocket/internal/bench
+
+go 1.26
+
+replace github.com/54eee7d7/websocket => ../..
+
+require (
+	github.com/54eee7d7/websocket v0.0.0-00010101000000-000000000000
+	github.com/coder/websocket v1.8.15
+	github.com/fasthttp/websocket v1.5.12
+	github.com/gobwas/httphead v0.1.0
+	github.com/gobwas/ws v1.5.0
+	github.com/gorilla/websocket v1.5.3
+	github.com/lxzan/gws v1.8.9
+	github.com/valyala/fasthttp v1.58.0
+)
+
+require (
+	github.com/andybalholm/brotli v1.1.1 // indirect
+	github.com/dolthub/maphash v0.1.0 // indirect
+	github.com/klauspost/compress v1.17.11 // indirect
+	github.com/savsgio/gotils v0.0.0-20240704082632-aef3928b8a38 // indirect
+	github.com/valyala/bytebufferpool v1.0.0 // indirect
+	golang.org/x/net v0.33.0 // indirect
+)
