@@ -70,7 +70,7 @@ func PutResponse(w io.Writer, req *Request) error {
 	}
 	response := createResponse(req, nil)
 	if c, ok := w.(*Conn); ok {
-		return c.accept(req, response)
+		return c.accept(req, response, nil)
 	}
 	if req.Extensions != "" {
 		return &HandshakeError{Status: http.StatusInternalServerError, Reason: "compression needs a Conn from NewConn, not a bare stream"}
@@ -160,8 +160,9 @@ func appendProtocol(b []byte, protocol string) []byte {
 	return append(append(b, "\r\nSec-WebSocket-Protocol: "...), protocol...)
 }
 
-// accept writes a response and lets c speak as it says.
-func (c *Conn) accept(req *Request, response []byte) error {
+// accept writes a response and lets c speak as it says. It calls opened, if that is not nil,
+// before the client can have the response, but after it has its place in the output.
+func (c *Conn) accept(req *Request, response []byte, opened func(*Conn)) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if err := c.answerable(); err != nil {
@@ -169,7 +170,14 @@ func (c *Conn) accept(req *Request, response []byte) error {
 	}
 	c.shaking = false
 	c.agree(req)
-	return c.putBytes(response)
+	out := c.output()
+	out.b = append(out.b, response...)
+	if opened != nil {
+		c.mu.Unlock()
+		opened(c)
+		c.mu.Lock()
+	}
+	return c.flush()
 }
 
 // agree lets c speak as the response to req says.
@@ -225,11 +233,11 @@ func (c *Conn) answerable() error {
 // requests too, holds up even CloseNow there, unless the WriteByteTimeout of the
 // [http.HTTP2Config] is set, and then for a few seconds more.
 func Upgrade(w http.ResponseWriter, r *http.Request, o *Options) (*Conn, error) {
-	return upgrade(w, r, o.clone())
+	return upgrade(w, r, o.clone(), nil)
 }
 
-// upgrade is Upgrade. It keeps o.
-func upgrade(w http.ResponseWriter, r *http.Request, o *Options) (*Conn, error) {
+// upgrade is Upgrade. It keeps o, and calls opened as accept does.
+func upgrade(w http.ResponseWriter, r *http.Request, o *Options, opened func(*Conn)) (*Conn, error) {
 	req, err := requestOf(r, o)
 	if err == nil {
 		err = o.checkOrigin(req)
@@ -238,7 +246,7 @@ func upgrade(w http.ResponseWriter, r *http.Request, o *Options) (*Conn, error) 
 		return nil, refuse(w, r, err.(*HandshakeError))
 	}
 	if r.ProtoMajor > 1 {
-		return upgradeStream(w, r, req, o)
+		return upgradeStream(w, r, req, o, opened)
 	}
 
 	limit := time.Time{}
@@ -271,6 +279,7 @@ func upgrade(w http.ResponseWriter, r *http.Request, o *Options) (*Conn, error) 
 			conn.Close()
 			return nil, err
 		}
+		conn.SetReadDeadline(time.Time{})
 	}
 	c := newConn(conn, o, false)
 	read, _ := buf.Reader.Peek(buf.Reader.Buffered())
@@ -279,11 +288,11 @@ func upgrade(w http.ResponseWriter, r *http.Request, o *Options) (*Conn, error) 
 	var fields bytes.Buffer
 	maps.DeleteFunc(w.Header(), isHopField)
 	w.Header().Write(&fields)
-	if err := c.accept(req, createResponse(req, fields.Bytes())); err != nil {
-		conn.Close()
+	if err := c.accept(req, createResponse(req, fields.Bytes()), opened); err != nil {
+		c.CloseNow()
 		return nil, err
 	}
-	conn.SetDeadline(time.Time{})
+	conn.SetWriteDeadline(time.Time{})
 	return c, nil
 }
 
@@ -455,7 +464,7 @@ func splitOrigin(s string) (scheme, host, port string, ok bool) {
 }
 
 // upgradeStream accepts a client that comes over HTTP/2 (RFC 8441, section 5).
-func upgradeStream(w http.ResponseWriter, r *http.Request, req *Request, o *Options) (*Conn, error) {
+func upgradeStream(w http.ResponseWriter, r *http.Request, req *Request, o *Options, opened func(*Conn)) (*Conn, error) {
 	control := http.NewResponseController(w)
 	// The deadlines of the http.Server are for requests.
 	if err := cmp.Or(control.SetReadDeadline(time.Time{}), control.SetWriteDeadline(time.Time{})); err != nil {
@@ -469,11 +478,16 @@ func upgradeStream(w http.ResponseWriter, r *http.Request, req *Request, o *Opti
 		w.Header().Set("Sec-WebSocket-Extensions", req.Extensions)
 	}
 	w.WriteHeader(http.StatusOK)
-	if err := control.Flush(); err != nil {
+	s := newStream(w, r)
+	c := newConn(s, o, false)
+	c.agree(req)
+	if opened != nil {
+		opened(c)
+	}
+	if _, err := s.Write(nil); err != nil { // which sends the head
+		c.CloseNow()
 		return nil, err
 	}
-	c := newConn(newStream(w, r), o, false)
-	c.agree(req)
 	return c, nil
 }
 

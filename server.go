@@ -286,21 +286,25 @@ func (s *Server) Serve(w http.ResponseWriter, r *http.Request, h Handler) {
 		return
 	}
 	var c *Conn
+	served := false
 	defer func() {
-		if c == nil {
-			s.end(nil)
+		if !served {
+			s.end(c)
 		}
 	}()
 	server, _ := r.Context().Value(http.ServerContextKey).(*http.Server)
-	c, err := upgrade(w, r, &s.Options)
+	_, err := upgrade(w, r, &s.Options, func(conn *Conn) {
+		c = conn
+		c.beginServe(cmp.Or(s.PingInterval, pingInterval))
+		s.add(c)
+	})
 	if err != nil {
 		if e, ok := errors.AsType[*HandshakeError](err); ok && e.Status >= 500 && e.err != nil {
 			logf(server, "%v", e)
 		}
 		return
 	}
-	c.beginServe(cmp.Or(s.PingInterval, pingInterval))
-	s.add(c)
+	served = true
 	if r.ProtoMajor > 1 {
 		s.serve(c, h, server)
 	} else {
@@ -362,8 +366,7 @@ func (s *Server) end(c *Conn) {
 }
 
 // Conns returns the connections that are open now, in no order. A connection is among them
-// from before its OnOpen is called until before its OnClose is. A client may have the response
-// to its handshake a moment earlier, so what it must not miss is for OnOpen to send.
+// from before the client knows that it is accepted until before its OnClose is called.
 func (s *Server) Conns() iter.Seq[*Conn] {
 	return func(yield func(*Conn) bool) {
 		s.mu.Lock()

@@ -1232,6 +1232,57 @@ func TestBroadcastTotalOrder(t *testing.T) {
 	}
 }
 
+// A firstByteConn calls f when it has read one byte.
+type firstByteConn struct {
+	net.Conn
+	f func()
+}
+
+func (c *firstByteConn) Read(p []byte) (int, error) {
+	if c.f == nil {
+		return c.Conn.Read(p)
+	}
+	n, err := c.Conn.Read(p[:1])
+	c.f()
+	c.f = nil
+	return n, err
+}
+
+// TestServerKnows checks that a client is known to the server before it can know that it is
+// accepted, so that it misses nothing.
+func TestServerKnows(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &Server{Handler: Handler{OnOpen: func(c *Conn) { c.WriteMessage(Text, []byte("welcome")) }}}
+		p := servePiped(t, s)
+		join := func(f func()) *Conn {
+			c, err := ClientHandshake(&firstByteConn{p.connect(t), f}, "ws://server.example.com/", nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { c.CloseNow() })
+			return c
+		}
+		c := join(func() {
+			if n := len(slices.Collect(s.Conns())); n != 1 {
+				t.Errorf("the server has %d connections", n)
+			}
+			s.Broadcast(Text, []byte("news"))
+		})
+		expectMessages(t, c, "welcome", "news")
+
+		var down <-chan error
+		c2 := join(func() {
+			down = goErr(func() error { return s.Shutdown(t.Context()) })
+			synctest.Wait()
+		})
+		expectClose(t, c2, CloseGoingAway)
+		expectClose(t, c, CloseGoingAway)
+		if err := wait(t, down); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 // TestBroadcast checks who gets what.
 func TestBroadcast(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
