@@ -665,12 +665,8 @@ func (c *Conn) appendInflated(dst []byte) ([]byte, error) {
 	}
 	message := c.chunk
 	if !c.end {
-		buf := messages.Get().(*[]byte)
-		defer func() {
-			if cap(*buf) <= batchSize {
-				messages.Put(buf)
-			}
-		}()
+		buf := newMessage(len(message))
+		defer freeMessage(buf)
 		_, b, err := c.appendPayload((*buf)[:0])
 		if err != nil {
 			return dst, err

@@ -3029,7 +3029,7 @@ func TestDeflateForget(t *testing.T) {
 		go io.Copy(io.Discard, peer)
 		c := packedConn(rw, nil, false, false)
 		c.stage = opening
-		c.enqueue(frame, []byte("x"), 1<<20)
+		c.enqueue(frame, []byte("x"), 1<<20, false)
 		var group sync.WaitGroup
 		group.Go(func() { c.WriteMessage(Text, p) })
 		group.Go(c.opened)

@@ -107,8 +107,8 @@ func (c *Conn) serve(h Handler) (err error) {
 		if h.OnMessage != nil {
 			h.OnMessage(c, t, p)
 		}
-		if buf != nil && cap(*buf) <= batchSize { // one byte of a message may hold it for long
-			messages.Put(buf)
+		if buf != nil {
+			freeMessage(buf)
 		}
 	}
 }
@@ -148,8 +148,30 @@ func (c *Conn) endServe(h Handler, err error) {
 	failed = false
 }
 
-// messages holds buffers for messages that do not lie in an input buffer as a whole.
-var messages = sync.Pool{New: func() any { return new([]byte) }}
+// messages holds buffers for messages that do not lie in an input buffer as a whole, and
+// largeMessages those of more than 64 KiB.
+var (
+	messages      = sync.Pool{New: func() any { return new([]byte) }}
+	largeMessages = sync.Pool{New: func() any { return new([]byte) }}
+)
+
+// newMessage returns a buffer for a message that begins with so many bytes. One byte may
+// hold it for long, so that a large one is only for those who have sent much.
+func newMessage(begun int) *[]byte {
+	if begun >= inputSize-maxHeader {
+		return largeMessages.Get().(*[]byte)
+	}
+	return messages.Get().(*[]byte)
+}
+
+func freeMessage(buf *[]byte) {
+	switch n := cap(*buf); {
+	case n <= batchSize:
+		messages.Put(buf)
+	case n <= 2*maxMessage:
+		largeMessages.Put(buf)
+	}
+}
 
 // nextMessage waits for the next message. It is valid until the next call. If it lies in
 // a buffer of the pool, that is returned, too.
@@ -171,7 +193,7 @@ func (c *Conn) nextMessage() (t MessageType, p []byte, buf *[]byte, err error) {
 		t, p = c.typ, slices.Clip(c.chunk)
 		c.chunk, c.end = nil, false
 	default:
-		buf = messages.Get().(*[]byte)
+		buf = newMessage(len(c.chunk))
 		t, p, err = c.appendMessage((*buf)[:0])
 		*buf, p = p, slices.Clip(p)
 	}
@@ -264,11 +286,18 @@ type Server struct {
 	Handler
 	Options
 
-	mu     sync.Mutex
-	conns  map[*Conn]struct{}
-	active int // handshakes and connections
-	down   bool
-	idle   chan struct{} // closed when down and nothing is active
+	mu      sync.Mutex
+	conns   map[*Conn]struct{}
+	active  int // handshakes and connections
+	down    bool
+	idle    chan struct{} // closed when down and nothing is active
+	due     []*Conn       // that have something to be written, from next on
+	next    int
+	pushing bool // a goroutine looks after these
+
+	order   sync.Mutex // held by Broadcast, as all clients get broadcasts in the same order
+	targets []*Conn    // of the broadcast; kept for its memory
+	sent    time.Time  // when the last one was
 }
 
 // ServeHTTP answers the request, as [Upgrade] does. Over HTTP/1.1 it then returns, so that
@@ -440,12 +469,18 @@ func (s *Server) send(t MessageType, p []byte, to iter.Seq[*Conn]) error {
 	)
 	var frames [kinds][2]int // where in all
 
+	s.order.Lock()
+	defer s.order.Unlock()
+	burst := time.Since(s.sent) < burstGap
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	for c := range to {
-		if _, ok := s.conns[c]; !ok || c.dec.hixie && t == Binary {
-			continue
+		if _, ok := s.conns[c]; ok && !(c.dec.hixie && t == Binary) {
+			s.targets = append(s.targets, c)
 		}
+	}
+	s.mu.Unlock()
+	due := s.targets[:0]
+	for _, c := range s.targets {
 		kind := plain
 		switch {
 		case c.dec.hixie:
@@ -466,18 +501,59 @@ func (s *Server) send(t MessageType, p []byte, to iter.Seq[*Conn]) error {
 			}
 			f[1] = len(all.b)
 		}
-		c.enqueue(all.b[f[0]:f[1]], p, limit)
+		if c.enqueue(all.b[f[0]:f[1]], p, limit, !burst) {
+			due = append(due, c)
+		}
 	}
+	if len(due) > 0 {
+		s.mu.Lock()
+		if s.next > len(s.due)/2 {
+			n := copy(s.due, s.due[s.next:])
+			clear(s.due[n:])
+			s.due, s.next = s.due[:n], 0
+		}
+		s.due = append(s.due, due...)
+		if !s.pushing {
+			s.pushing = true
+			go s.push()
+		}
+		s.mu.Unlock()
+	}
+	clear(s.targets)
+	s.targets = s.targets[:0]
+	s.sent = time.Now()
 	return nil
 }
 
-// enqueue has the timer's goroutine send a frame, which holds p. If then more than limit
-// bytes waited, it begins to close the connection instead.
-func (c *Conn) enqueue(frame, p []byte, limit int) {
+// burstGap is the time within which a broadcast follows another one in a burst. What is
+// enqueued then is written by a goroutine, together with what comes meanwhile.
+const burstGap = 10 * time.Microsecond
+
+// push writes what is due.
+func (s *Server) push() {
+	for {
+		s.mu.Lock()
+		if s.next == len(s.due) {
+			s.due, s.next, s.pushing = s.due[:0], 0, false
+			s.mu.Unlock()
+			return
+		}
+		c := s.due[s.next]
+		s.due[s.next] = nil
+		s.next++
+		s.mu.Unlock()
+		c.push()
+	}
+}
+
+// enqueue puts a frame, which holds p, behind the output, or writes it at once if that is
+// wanted and possible. If then more than limit bytes waited, it begins to close the connection
+// instead. It reports whether somebody has to push.
+func (c *Conn) enqueue(frame, p []byte, limit int, now bool) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.writable() != nil || c.stage >= ending {
-		return
+		return false
 	}
 	waiting := c.sending
 	for _, o := range []*output{c.out, c.queue} {
@@ -497,14 +573,71 @@ func (c *Conn) enqueue(frame, p []byte, limit int) {
 		}
 		c.queue.b = append(c.queue.b, frame...)
 	default:
-		out := c.output()
-		out.b = append(out.b, frame...)
 		if frame[0]&rsv1Bit != 0 { // never for hixie-76
 			c.deflate.send.add(p)
 		}
 		c.crowded = true
-		c.writeWithin(0)
+		if now && c.raw != nil && c.out == nil && !c.writing {
+			c.writeNow(frame)
+			return false
+		}
+		out := c.output()
+		out.b = append(out.b, frame...)
+		if c.raw == nil {
+			c.writeWithin(0)
+		} else if !c.due {
+			c.due = true
+			return true
+		}
 	}
+	return false
+}
+
+// push writes the output to a socket. If that has to wait for the peer, it is left to another
+// goroutine.
+func (c *Conn) push() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.due = false
+	switch {
+	case c.out == nil || c.broken != nil || c.shutdown:
+	case c.writing:
+		c.writeWithin(0)
+	default:
+		out, batch := c.take()
+		c.writeSome(out.b, batch)
+		out.free()
+	}
+}
+
+// writeNow writes a frame to a socket without putting it into the output, which is empty. mu
+// is held.
+func (c *Conn) writeNow(frame []byte) {
+	c.batch++
+	c.writing, c.sending = true, len(frame)
+	c.writeSome(frame, c.batch)
+}
+
+// writeSome writes p for whoever has set writing, and leaves what would have to wait for the
+// peer to another goroutine. mu is held on entry and on return, but not during the write.
+func (c *Conn) writeSome(p []byte, batch uint64) {
+	c.mu.Unlock()
+	rest, err := c.writeRaw(p, false)
+	if err != nil || len(rest) == 0 {
+		c.mu.Lock()
+		c.taken(batch, err)
+		return
+	}
+	out := outputs.Get().(*output)
+	out.b = append(out.b, rest...)
+	go func() {
+		_, err := c.writeRaw(out.b, true)
+		out.free()
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.taken(batch, err)
+	}()
+	c.mu.Lock()
 }
 
 // unqueue moves broadcasts that need not wait any more to the output, and reports whether

@@ -276,6 +276,7 @@ func (o *Options) clone() *Options {
 const (
 	inputSize     = 32 << 10 // bytes of a pooled input buffer
 	heldInputSize = 4 << 10  // bytes of a buffer that has to stay while a Conn is idle
+	sharedSize    = 4 << 10  // bytes of an allocation for messages that came together
 	directSize    = 16 << 10 // bytes of payload from which on none is copied
 	batchSize     = 64 << 10 // bytes of output that do not wait for more
 	writeSize     = 64 << 10 // bytes of one write, whose end is progress
@@ -338,6 +339,7 @@ type Conn struct {
 	tried   error       // result of try
 	chunk   []byte      // payload that has been decoded and not been returned
 	partial []byte      // payload before chunk, from a read that has timed out
+	spare   []byte      // room for the next messages to be kept
 	end     bool        // the message ends behind chunk
 	typ     MessageType // of the message that chunk is from
 	packed  bool        // and that is compressed, and so are chunk and partial
@@ -380,11 +382,13 @@ type Conn struct {
 	pings    []ping         // in the order sent
 	lastPing uint64
 
-	stage stage         // of Serve
-	queue *output       // broadcasts that wait for OnOpen or for writer, or nil
-	alive *keepalive    // of Serve, or nil
-	heard atomic.Bool   // something has been read since alive looked
-	moved atomic.Uint32 // counts calls of rw.Write
+	stage  stage         // of Serve
+	queue  *output       // broadcasts that wait for OnOpen or for writer, or nil
+	due    bool          // it is among those that the Server is to push
+	socket *socketWriter // or nil
+	alive  *keepalive    // of Serve, or nil
+	heard  atomic.Bool   // something has been read since alive looked
+	moved  atomic.Uint32 // counts calls of rw.Write
 }
 
 var _ net.Conn = (*Conn)(nil)
@@ -463,6 +467,20 @@ func (c *Conn) ReadMessage() (MessageType, []byte, error) {
 		p = []byte{}
 	}
 	return t, p, err
+}
+
+// keep returns a copy of p. Messages that have arrived together share an allocation, of up
+// to 4 KiB.
+func (c *Conn) keep(p []byte) []byte {
+	if len(p) > len(c.spare) {
+		c.spare = make([]byte, max(len(p), min(len(p)+c.w-c.r, sharedSize)))
+	}
+	n := copy(c.spare, p)
+	p, c.spare = c.spare[:n:n], c.spare[n:]
+	if c.r == c.w {
+		c.spare = nil
+	}
+	return p
 }
 
 // AppendMessage is like [Conn.ReadMessage], but appends the payload to dst and
@@ -689,7 +707,11 @@ func (c *Conn) appendPayload(dst []byte) (MessageType, []byte, error) {
 	}
 	for {
 		err := c.nextChunk()
-		p = append(p, c.chunk...)
+		if p == nil && c.end && err == nil {
+			p = c.keep(c.chunk)
+		} else {
+			p = append(p, c.chunk...)
+		}
 		c.chunk = nil
 		// The rest of a large frame goes straight to its place. Where memory
 		// has to be found for it, it is about as much as has arrived.
@@ -891,18 +913,16 @@ func (c *Conn) readTransport(p []byte) (int, error) {
 // raw.Read waits.
 func (c *Conn) tryRead(fd uintptr) bool {
 	c.makeRoom(inputSize)
-	n, err := readFD(syscall.Read, fd, c.in[c.w:])
+	n, err := callFD(syscall.Read, fd, c.in[c.w:])
 	for err == syscall.EINTR {
-		n, err = readFD(syscall.Read, fd, c.in[c.w:])
+		n, err = callFD(syscall.Read, fd, c.in[c.w:])
 	}
-	errno, _ := err.(net.Error)
 	switch {
-	case errno != nil && errno.Timeout() && err != syscall.ETIMEDOUT: // EAGAIN, which Plan 9 has not
+	case wouldBlock(err):
 		c.releaseInput()
 		return false
 	case err != nil:
-		c.tried = &net.OpError{Op: "read", Net: c.LocalAddr().Network(), Source: c.LocalAddr(), Addr: c.RemoteAddr(),
-			Err: os.NewSyscallError("read", err)}
+		c.tried = c.opError("read", err)
 	case n == 0:
 		c.tried = io.EOF
 	default:
@@ -912,6 +932,11 @@ func (c *Conn) tryRead(fd uintptr) bool {
 	return true
 }
 
+func (c *Conn) opError(op string, err error) error {
+	return &net.OpError{Op: op, Net: c.LocalAddr().Network(), Source: c.LocalAddr(), Addr: c.RemoteAddr(),
+		Err: os.NewSyscallError(op, err)}
+}
+
 // hear notes that the peer is alive.
 func (c *Conn) hear() {
 	if !c.heard.Load() {
@@ -919,9 +944,16 @@ func (c *Conn) hear() {
 	}
 }
 
-// readFD calls syscall.Read, whose first parameter is an int, or on Windows a Handle.
-func readFD[FD ~int | ~uintptr](read func(FD, []byte) (int, error), fd uintptr, p []byte) (int, error) {
-	return read(FD(fd), p)
+// wouldBlock reports whether err is syscall.EAGAIN, which Plan 9 has not.
+func wouldBlock(err error) bool {
+	errno, ok := err.(net.Error)
+	return ok && errno.Timeout() && err != syscall.ETIMEDOUT
+}
+
+// callFD calls syscall.Read or Write, whose first parameter is an int, or on Windows a
+// Handle.
+func callFD[FD ~int | ~uintptr](f func(FD, []byte) (int, error), fd uintptr, p []byte) (int, error) {
+	return f(FD(fd), p)
 }
 
 // makeRoom makes in a buffer of at least size bytes with space behind w.
@@ -1225,26 +1257,41 @@ func (c *Conn) flush() error {
 // transfer lets write hand the output to rw. mu is held on entry and on return, but
 // not during the write.
 func (c *Conn) transfer(write func(*output) error) {
-	out, batch := c.out, c.batch
-	c.out, c.replies, c.controls, c.writing = nil, false, 0, true
-	c.sending = len(out.b)
+	out, batch := c.take()
 	err := errPanic // unless write returns
 	c.mu.Unlock()
 	defer func() {
 		c.mu.Lock()
-		c.writing, c.done, c.sending = false, batch, 0
-		if err != nil {
-			c.broken = err
-			c.werr = cmp.Or(c.werr, err)
-		}
-		c.turn.Broadcast()
+		c.taken(batch, err)
 	}()
 	err = write(out)
 	out.free()
 }
 
+// take makes the caller the one that writes, and gives it the output. mu is held.
+func (c *Conn) take() (out *output, batch uint64) {
+	out, batch = c.out, c.batch
+	c.out, c.replies, c.controls, c.writing = nil, false, 0, true
+	c.sending = len(out.b)
+	return out, batch
+}
+
+// taken ends what take began. mu is held.
+func (c *Conn) taken(batch uint64, err error) {
+	c.writing, c.done, c.sending = false, batch, 0
+	if err != nil {
+		c.broken = err
+		c.werr = cmp.Or(c.werr, err)
+	}
+	c.turn.Broadcast()
+}
+
 // write writes p to rw, with one call of Write unless p is large.
 func (c *Conn) write(p []byte) error {
+	if c.raw != nil && len(p) > writeSize {
+		_, err := c.writeRaw(p, true)
+		return err
+	}
 	for len(p) > 0 {
 		n := min(len(p), writeSize)
 		if err := writeFull(c.rw, p[:n]); err != nil {
@@ -1254,6 +1301,54 @@ func (c *Conn) write(p []byte) error {
 		c.moved.Add(1)
 	}
 	return nil
+}
+
+// writeRaw is write for a socket: it sees progress without parting p. It waits for room, if
+// wait is true, or else returns what there is no room for.
+func (c *Conn) writeRaw(p []byte, wait bool) (rest []byte, err error) {
+	if c.socket == nil {
+		c.socket = &socketWriter{c: c}
+		c.socket.try = c.socket.tryWrite
+	}
+	s := c.socket
+	s.rest, s.wait = p, wait
+	err = c.raw.Write(s.try)
+	if err == nil {
+		err, s.err = s.err, nil
+	}
+	if e, ok := err.(*net.OpError); ok {
+		e.Op = "write" // not raw-write
+	}
+	rest, s.rest = s.rest, nil
+	return rest, err
+}
+
+// A socketWriter is what writeRaw needs. It belongs to whoever has set writing.
+type socketWriter struct {
+	c    *Conn
+	try  func(fd uintptr) bool
+	rest []byte
+	wait bool
+	err  error // result of try
+}
+
+// tryWrite is what raw.Write calls whenever there may be room, until it reports true.
+func (s *socketWriter) tryWrite(fd uintptr) bool {
+	for len(s.rest) > 0 {
+		n, err := callFD(syscall.Write, fd, s.rest[:min(len(s.rest), 1<<30)])
+		switch {
+		case err == syscall.EINTR:
+		case wouldBlock(err):
+			return !s.wait
+		case err != nil:
+			s.err = s.c.opError("write", err)
+			return true
+		default:
+			s.rest = s.rest[n:]
+			s.c.moved.Add(1)
+		}
+	}
+	return true
 }
 
 // writeFull writes p with one call of w.Write.
@@ -1488,17 +1583,25 @@ func (c *Conn) beginClose(e *CloseError) (hopeless bool) {
 	c.startWatchdog()
 	c.closing = true
 	c.sent = c.sent || c.writable() == nil && c.rerr == nil
-	hopeless = c.shaking || c.broken != nil || c.dec.hixie && c.writer != nil
-	c.putClose(e)
+	_, reset := errors.AsType[*net.OpError](c.rerr) // by the peer, as a rule
+	hopeless = c.shaking || c.broken != nil || reset || c.dec.hixie && c.writer != nil
+	if hopeless {
+		c.werr = cmp.Or[error](c.werr, e)
+	} else {
+		c.putClose(e)
+	}
 	c.stopReading(e)
 	c.turn.Broadcast()
 	if c.closer == nil {
 		return false
 	}
-	c.sent = c.sent && !hopeless
-	// Another goroutine writes while this one reads: the peer may have much to
-	// send before it reads.
-	c.writeWithin(0)
+	if hopeless {
+		c.sent = false
+	} else {
+		// Another goroutine writes while this one reads: the peer may have much to
+		// send before it reads.
+		c.writeWithin(0)
+	}
 	c.freeDeadlines()
 	return hopeless
 }

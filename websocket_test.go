@@ -3587,6 +3587,41 @@ func TestCloseWaits(t *testing.T) {
 	}
 }
 
+// TestReadMessageShared checks that messages that share an allocation do not share bytes.
+func TestReadMessageShared(t *testing.T) {
+	var input []byte
+	var want []string
+	for _, n := range []int{0, 1, 125, 2000, 126, 5000, 3, 0, 70} {
+		want = append(want, strings.Repeat(string(rune('a'+len(want))), n))
+		input = appendFrame(input, finBit|opText, []byte(want[len(want)-1]), true)
+	}
+	for size := range 3 { // of the pieces that come
+		c := newConn(&tape{in: slices.Collect(slices.Chunk(bytes.Clone(input), []int{len(input), 1000, 7}[size]))}, nil, false)
+		var got [][]byte
+		for {
+			_, p, err := c.ReadMessage()
+			if err == io.EOF {
+				break
+			}
+			if err != nil || p == nil {
+				t.Fatal(p, err)
+			}
+			got = append(got, p)
+		}
+		for _, p := range got {
+			_ = append(p, "overwritten"...)
+		}
+		if len(got) != len(want) {
+			t.Fatalf("%d messages", len(got))
+		}
+		for i, p := range got {
+			if string(p) != want[i] {
+				t.Errorf("message %d is %.20q", i, p)
+			}
+		}
+	}
+}
+
 // TestWritePanic has the transport panic when a read sends a close frame.
 func TestWritePanic(t *testing.T) {
 	for name, input := range map[string]string{"a broken rule": "\xff\x00", "a close frame": "\x88\x00"} {
