@@ -630,6 +630,7 @@ func TestShutdown(t *testing.T) {
 	for _, d := range []time.Duration{0, time.Second} {
 		inBubble(fmt.Sprint("no answer within ", d), func(t *testing.T, s *Server, p *pipedServer, ends chan error) {
 			c := p.join(t, "/", nil)
+			synctest.Wait() // until the server knows that the client has the response
 			ctx, cancel := context.WithTimeout(t.Context(), d)
 			defer cancel()
 			start := time.Now()
