@@ -15,7 +15,7 @@ import (
 
 // Deflate lets connections compress their messages with permessage-deflate (RFC 7692),
 // if the peer wants that too. The zero value is a good choice: nothing is remembered from
-// one message to the next, so that an idle connection needs no memory for it.
+// one message to the next, so that an idle connection needs hardly any memory for it.
 //
 // What is compressed takes processor time on both sides. And where a message holds both a
 // secret and what an attacker may choose, its size can tell the secret: send such messages
@@ -462,7 +462,7 @@ type inflater struct {
 	space [4 << 10]byte // to inflate into
 }
 
-// inflaters holds inflaters, of 45 KB each.
+// inflaters holds inflaters, of about 50 KB each.
 var inflaters sync.Pool
 
 // newInflater returns an inflater for a message that begins with in. more is nil if that

@@ -204,10 +204,9 @@ type Options struct {
 	// Origins lists the origins, besides a server's own, whose pages may connect
 	// to it by Upgrade or Server. A pattern is an origin such as
 	// "https://example.com" or "http://localhost:8080", with the scheme and without a
-	// path, in which one asterisk may
-	// stand for any part of the host ("https://*.example.com") and one for any port
-	// ("http://localhost:*"). "null" allows pages without an origin of their own, and
-	// "*" alone every page.
+	// path, in which one asterisk may stand for any part of the host
+	// ("https://*.example.com") and one for any port ("http://localhost:*"). "null"
+	// allows pages without an origin of their own, and "*" alone every page.
 	Origins []string
 
 	// Header holds fields that a client adds to its opening handshake.
@@ -319,8 +318,8 @@ func (o *output) free() {
 // and affect calls in progress. The readers and writers of single messages, from
 // NextReader and NextWriter, are for one goroutine each.
 //
-// An idle Conn has no goroutine, unless a compressed message has been read in part. Timers, which Close stops, send pongs and replies
-// that were held back.
+// An idle Conn has no goroutine, unless a compressed message has been read in part.
+// Timers, which Close stops, send pongs and replies that were held back.
 type Conn struct {
 	rw     io.ReadWriter
 	opts   *Options // not to be changed
@@ -388,7 +387,7 @@ type Conn struct {
 	socket *socketWriter // or nil
 	alive  *keepalive    // of Serve, or nil
 	heard  atomic.Bool   // something has been read since alive looked
-	moved  atomic.Uint32 // counts calls of rw.Write
+	moved  atomic.Uint32 // counts writes that rw has taken
 }
 
 var _ net.Conn = (*Conn)(nil)
@@ -453,7 +452,8 @@ func (c *Conn) Request() *Request {
 }
 
 // ReadMessage returns the next message, put together from its fragments. The
-// payload is the caller's to keep.
+// payload is the caller's to keep. Small messages that have arrived together may share
+// an allocation of up to 4 KiB, which stays as long as one of them does.
 //
 // While it waits, ReadMessage answers pings and the peer's closing handshake. Its
 // error is a [*CloseError] if either side has closed the connection or the peer has
