@@ -2432,6 +2432,35 @@ func TestServePool(t *testing.T) {
 	}
 }
 
+// TestServeLarge has messages of many sizes come over TCP, whose buffers are used again.
+func TestServeLarge(t *testing.T) {
+	a, b := socketPair(t, "tcp", "127.0.0.1:0")
+	c, client := newConn(a, nil, false), newConn(b, nil, true)
+	sizes := []int{1 << 20, 5, 700 << 10, 1 << 20, 40 << 10, 1 << 20, 0, 100 << 10}
+	message := func(i int) []byte { return bytes.Repeat([]byte{byte(i + 1)}, sizes[i]) }
+	var got int
+	served := goErr(func() error {
+		return c.Serve(Handler{OnMessage: func(_ *Conn, _ MessageType, p []byte) {
+			if !bytes.Equal(p, message(got)) {
+				t.Errorf("message %d has %d bytes, or others", got, len(p))
+			}
+			got++
+		}})
+	})
+	for i := range sizes {
+		if err := client.WriteMessage(Binary, message(i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := client.Close(); err != nil {
+		t.Error(err)
+	}
+	checkCode(t, wait(t, served), CloseNormal, byPeer)
+	if got != len(sizes) {
+		t.Errorf("%d messages, want %d", got, len(sizes))
+	}
+}
+
 // TestSend sends to some, and broadcasts in between.
 func TestSend(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
