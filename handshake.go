@@ -182,7 +182,7 @@ func (c *Conn) accept(req *Request, response []byte, opened func(*Conn)) error {
 
 // agree lets c speak as the response to req says.
 func (c *Conn) agree(req *Request) {
-	c.req = req
+	c.req = req.keep()
 	c.dec.hixie = req.Version == Hixie76
 	if p, _ := req.checkExtensions(); p != nil {
 		c.deflate = newDeflation(c.opts.Deflate, *p, c.client)
@@ -249,6 +249,21 @@ func upgrade(w http.ResponseWriter, r *http.Request, o *Options, opened func(*Co
 		return upgradeStream(w, r, req, o, opened)
 	}
 
+	c, response, err := hijack(w, r, req, o)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.accept(req, response, opened); err != nil {
+		c.CloseNow()
+		return nil, err
+	}
+	c.SetWriteDeadline(time.Time{})
+	return c, nil
+}
+
+// hijack takes a connection over from net/http. It returns the response that is to be sent
+// before the write deadline that it has set.
+func hijack(w http.ResponseWriter, r *http.Request, req *Request, o *Options) (*Conn, []byte, error) {
 	limit := time.Time{}
 	if d := cmp.Or(o.HandshakeTimeout, handshakeTimeout); d > 0 {
 		limit = time.Now().Add(d)
@@ -257,7 +272,7 @@ func upgrade(w http.ResponseWriter, r *http.Request, o *Options, opened func(*Co
 	if req.Version == Hixie76 && r.ContentLength == tokenSize {
 		control.SetReadDeadline(limit) // if it can, else net/http has one
 		if err := req.readToken(r.Body); err != nil {
-			return nil, refuse(w, r, err)
+			return nil, nil, refuse(w, r, err)
 		}
 	}
 	conn, buf, err := control.Hijack()
@@ -267,7 +282,7 @@ func upgrade(w http.ResponseWriter, r *http.Request, o *Options, opened func(*Co
 			status = http.StatusNotImplemented
 			err = fmt.Errorf("%T has neither Hijack nor Unwrap: %w", w, err)
 		}
-		return nil, refuse(w, r, &HandshakeError{Status: status, Reason: "the server cannot take over the connection", err: err})
+		return nil, nil, refuse(w, r, &HandshakeError{Status: status, Reason: "the server cannot take over the connection", err: err})
 	}
 	if !limit.IsZero() {
 		conn.SetWriteDeadline(limit.Add(closeTimeout)) // a refusal may come at the limit
@@ -277,7 +292,7 @@ func upgrade(w http.ResponseWriter, r *http.Request, o *Options, opened func(*Co
 		if err := req.readToken(buf.Reader); err != nil {
 			PutRefusal(conn, err.Status, err.Reason)
 			conn.Close()
-			return nil, err
+			return nil, nil, err
 		}
 		conn.SetReadDeadline(time.Time{})
 	}
@@ -288,12 +303,7 @@ func upgrade(w http.ResponseWriter, r *http.Request, o *Options, opened func(*Co
 	var fields bytes.Buffer
 	maps.DeleteFunc(w.Header(), isHopField)
 	w.Header().Write(&fields)
-	if err := c.accept(req, createResponse(req, fields.Bytes()), opened); err != nil {
-		c.CloseNow()
-		return nil, err
-	}
-	conn.SetWriteDeadline(time.Time{})
-	return c, nil
+	return c, createResponse(req, fields.Bytes()), nil
 }
 
 // hopFields are the fields of a response that are up to the handshake or to HTTP itself.

@@ -100,7 +100,7 @@ func TestShakeHandsConn(t *testing.T) {
 func checkConversation(t *testing.T, h *Conn, version Version, messages [2]string) {
 	t.Helper()
 	req, err := ShakeHands(h)
-	if err != nil || req.Version != version || h.Request() != req {
+	if err != nil || req.Version != version || !reflect.DeepEqual(h.Request(), req) {
 		t.Fatalf("handshake: %+v, %v", req, err)
 	}
 	for _, want := range messages {
@@ -617,7 +617,7 @@ func TestFilterAccepts(t *testing.T) {
 			if p, err := GetFrame(h); err == nil || err == io.EOF {
 				t.Errorf("read %q, %v before the response", p, err)
 			}
-			if err := PutResponse(h, req); err != nil || h.Request() != req {
+			if err := PutResponse(h, req); err != nil || !reflect.DeepEqual(h.Request(), req) {
 				t.Fatalf("PutResponse: %v, Conn has %+v", err, h.Request())
 			}
 			for _, want := range c.messages {

@@ -18,9 +18,8 @@ import (
 )
 
 // A Handler has the functions that [Conn.Serve] calls, one at a time for each
-// connection and all in the same goroutine. Any of them may be nil. They may write to
-// the connection and close it, but not read from it, nor wait for a pong with
-// [Conn.Ping], which the next read would find.
+// connection. Any of them may be nil. They may write to the connection and close it, but
+// not read from it, nor wait for a pong with [Conn.Ping], which the next read would find.
 type Handler struct {
 	// OnOpen is called first. What it writes is sent ahead of all broadcasts that
 	// the connection gets, as these wait until OnOpen returns.
@@ -54,9 +53,10 @@ const (
 // calls reports whether a function of a Handler runs.
 func (s stage) calls() bool { return s == opening || s == calling || s == ending }
 
-// Serve reads messages and passes them to h until the connection ends, and then closes
-// it, with a closing handshake if there has been none. It returns the error that OnClose
-// has got, which is never nil. While it runs, methods that read from c return an error.
+// Serve reads messages and passes them to h, in the goroutine that calls it, until the
+// connection ends, and then closes it, with a closing handshake if there has been none. It
+// returns the error that OnClose has got, which is never nil. While it runs, methods that
+// read from c return an error.
 //
 // If Options.PingInterval is positive, Serve finds out whether a silent peer is still
 // there. If a function of h panics, Serve begins to close the connection with
@@ -92,13 +92,20 @@ func (c *Conn) beginServe(interval time.Duration) error {
 	return nil
 }
 
-// serve calls the functions of h. What is left to do then is to close c.
+// serve calls the functions of h. What is left to do then is to close c, or if the error is
+// errRest, to call serve again when there is input.
 func (c *Conn) serve(h Handler) (err error) {
-	defer func() { c.endServe(h, err) }()
-	if h.OnOpen != nil {
-		h.OnOpen(c)
+	defer func() {
+		if err != errRest {
+			c.endServe(h, err)
+		}
+	}()
+	if c.stage == opening {
+		if h.OnOpen != nil {
+			h.OnOpen(c)
+		}
+		c.opened()
 	}
-	c.opened()
 	for {
 		t, p, buf, err := c.nextMessage()
 		if err != nil {
@@ -177,17 +184,21 @@ func freeMessage(buf *[]byte) {
 // a buffer of the pool, that is returned, too.
 func (c *Conn) nextMessage() (t MessageType, p []byte, buf *[]byte, err error) {
 	c.mu.Lock()
-	if c.rerr != nil {
-		defer c.mu.Unlock()
-		return 0, nil, nil, c.rerr
+	if c.stage != awaiting {
+		if c.rerr != nil {
+			defer c.mu.Unlock()
+			return 0, nil, nil, c.rerr
+		}
+		c.stage, c.reading = awaiting, true
 	}
-	c.stage, c.reading = awaiting, true
 	c.mu.Unlock()
 
 	if err = c.skipMessage(); err == nil {
 		err = c.findMessage()
 	}
 	switch {
+	case err == errRest: // still awaiting, and reading
+		return 0, nil, nil, err
 	case err != nil:
 	case c.end && !c.packed:
 		t, p = c.typ, slices.Clip(c.chunk)
@@ -254,6 +265,9 @@ func (c *Conn) keepAlive() {
 		err = errSilent
 	default:
 		k.pinged = silent
+		if silent {
+			c.calm = rests
+		}
 		if silent && c.writable() == nil {
 			c.putControl(opPing, nil)
 		}
@@ -267,8 +281,9 @@ func (c *Conn) keepAlive() {
 
 // A Server is an [http.Handler] that makes every request a WebSocket connection, with
 // [Upgrade], and serves it with the functions of Handler as [Conn.Serve] does, in a
-// goroutine of its own. It can stand beside other handlers on the same port. The zero value
-// accepts clients of its own origin and discards what they send. Otherwise it is
+// goroutine of its own. An idle connection changes to a new one, whose stack is small. A
+// Server can stand beside other handlers on the same port. The zero value accepts clients of
+// its own origin and discards what they send. Otherwise it is
 //
 //	&websocket.Server{
 //		Handler: websocket.Handler{OnMessage: f},
@@ -324,6 +339,7 @@ func (s *Server) Serve(w http.ResponseWriter, r *http.Request, h Handler) {
 	server, _ := r.Context().Value(http.ServerContextKey).(*http.Server)
 	_, err := upgrade(w, r, &s.Options, func(conn *Conn) {
 		c = conn
+		c.calm = rests
 		c.beginServe(cmp.Or(s.PingInterval, pingInterval))
 		s.add(c)
 	})
@@ -343,14 +359,36 @@ func (s *Server) Serve(w http.ResponseWriter, r *http.Request, h Handler) {
 
 // serve is the life of a connection.
 func (s *Server) serve(c *Conn, h Handler, server *http.Server) {
-	defer s.end(c)
-	defer c.Close()
+	var err error
 	defer func() {
+		if err == errRest {
+			return
+		}
+		defer s.end(c)
+		defer c.Close()
 		if v := recover(); v != nil && v != http.ErrAbortHandler {
 			logf(server, "websocket: panic serving %v: %v\n%s", c.RemoteAddr(), v, debug.Stack())
 		}
 	}()
-	c.serve(h)
+	if err = c.serve(h); err == errRest {
+		go s.rest(c, h, server)
+	}
+}
+
+// rests is how often a connection rests when it is new or its peer has been silent for
+// Options.PingInterval: for the pong, or the first message, and for one more.
+const rests = 2
+
+// errRest is what Conn.serve returns before a wait that may be long. It is a timeout, so
+// that nothing is lost.
+var errRest = fmt.Errorf("websocket: at rest: %w", os.ErrDeadlineExceeded)
+
+// rest goes on with serve when there is input. It is called in a new goroutine, as the stack
+// of one that has handled a message has grown, and would not shrink while it waits: an idle
+// connection needs 2 KiB less. A connection that is busy does not rest.
+func (s *Server) rest(c *Conn, h Handler, server *http.Server) {
+	c.held = c.readSocket()
+	s.serve(c, h, server)
 }
 
 // logf logs where an http.Server, if there is one, does.

@@ -178,6 +178,7 @@ import (
 	"syscall"
 	"time"
 	"unicode/utf8"
+	"weak"
 )
 
 // Options adjusts connections. The zero value and a nil pointer stand for the
@@ -322,72 +323,76 @@ func (o *output) free() {
 // Timers, which Close stops, send pongs and replies that were held back.
 type Conn struct {
 	rw     io.ReadWriter
-	opts   *Options // not to be changed
-	client bool
-	bare   bool            // rw serves one call: no byte too many is read from it
+	opts   *Options        // not to be changed
 	closer io.Closer       // rw, where it can be closed
 	raw    syscall.RawConn // of a socket on which reads can wait without a buffer
 	try    func(fd uintptr) bool
+	client bool
+	bare   bool // rw serves one call: no byte too many is read from it
 
 	// The reading side belongs to the goroutine that has set reading.
+	end     bool        // the message ends behind chunk
+	typ     MessageType // of the message that chunk is from
+	packed  bool        // and that is compressed, and so are chunk and partial
 	dec     decoder
 	deflate *deflation // or nil; its part for writes is guarded by mu
 	in      []byte     // in[r:w] is input that has not been decoded
 	r, w    int
-	held    error       // came together with the last bytes of in
-	tried   error       // result of try
-	chunk   []byte      // payload that has been decoded and not been returned
-	partial []byte      // payload before chunk, from a read that has timed out
-	spare   []byte      // room for the next messages to be kept
-	end     bool        // the message ends behind chunk
-	typ     MessageType // of the message that chunk is from
-	packed  bool        // and that is compressed, and so are chunk and partial
+	held    error  // came together with the last bytes of in
+	tried   error  // result of try
+	chunk   []byte // payload that has been decoded and not been returned
+	partial []byte // payload before chunk, from a read that has timed out
+	spare   []byte // room for the next messages to be kept
 	reader  *messageReader
 	ended   error // why nothing that may still come matters
+
+	heard atomic.Bool   // something has been read since alive looked
+	late  atomic.Bool   // watchdog has closed rw
+	moved atomic.Uint32 // counts writes that rw has taken
 
 	// mu guards what follows. It is not held during I/O; whoever has set
 	// reading or writing owns that direction until it clears it.
 	mu       sync.Mutex
-	turn     sync.Cond // signals a change of any of these
-	req      *Request  // that was accepted
-	deadline time.Time // for reads, as the caller has set it
-	limit    time.Time // for the opening handshake, while that is read
+	turn     sync.Cond             // signals a change of any of these
+	req      *keptRequest          // that was accepted
+	shown    weak.Pointer[Request] // a copy of req, as long as it is in use
+	deadline time.Time             // for reads, as the caller has set it
+	limit    time.Time             // for the opening handshake, while that is read
+	rerr     error                 // of every later read
+	werr     error                 // of every later write
+	broken   error                 // of a write to rw: none may follow
+
 	reading  bool
 	writing  bool
-	shaking  bool  // the opening handshake has begun and is not accepted
-	rerr     error // of every later read
-	werr     error // of every later write
-	broken   error // of a write to rw: none may follow
-	closing  bool  // a closing handshake has been begun by this side
-	sent     bool  // with a close frame
-	left     bool  // and it is left to Serve to end it
-	shutdown bool  // rw has been closed, or is being closed
-	shutEnd  bool  // and that is done
+	shaking  bool // the opening handshake has begun and is not accepted
+	closing  bool // a closing handshake has been begun by this side
+	sent     bool // with a close frame
+	left     bool // and it is left to Serve to end it
+	shutdown bool // rw has been closed, or is being closed
+	shutEnd  bool // and that is done
+
+	replies bool  // out holds messages that wait for more
+	crowded bool  // messages are written by other goroutines than the reader
+	more    bool  // in holds another whole frame
+	armed   bool  // timer is running
+	pushing bool  // writeLate is
+	due     bool  // it is among those that the Server is to push
+	stage   stage // of Serve
+	calm    uint8 // how often Serve may yet rest; see Server.rest
 
 	out      *output // frames to be written, or nil
+	queue    *output // broadcasts that wait for OnOpen or for writer, or nil
 	batch    uint64  // number of the batch in out, or of the last one
 	done     uint64  // number of the last batch that was written
 	controls int     // bytes of control frames in out
-	replies  bool    // out holds messages that wait for more
-	crowded  bool    // messages are written by other goroutines than the reader
-	more     bool    // in holds another whole frame
-	armed    bool    // timer is running
-	pushing  bool    // writeLate is
+	sending  int     // bytes of output that are being written
 	timer    *time.Timer
 	watchdog *time.Timer
-	late     atomic.Bool    // watchdog has closed rw
-	sending  int            // bytes of output that are being written
 	writer   *messageWriter // of a message that is being written
 	pings    []ping         // in the order sent
 	lastPing uint64
-
-	stage  stage         // of Serve
-	queue  *output       // broadcasts that wait for OnOpen or for writer, or nil
-	due    bool          // it is among those that the Server is to push
-	socket *socketWriter // or nil
-	alive  *keepalive    // of Serve, or nil
-	heard  atomic.Bool   // something has been read since alive looked
-	moved  atomic.Uint32 // counts writes that rw has taken
+	socket   *socketWriter // or nil
+	alive    *keepalive    // of Serve, or nil
 }
 
 var _ net.Conn = (*Conn)(nil)
@@ -448,7 +453,15 @@ func bareConn(rw io.ReadWriter) *Conn {
 func (c *Conn) Request() *Request {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.req
+	if c.req == nil {
+		return nil
+	}
+	r := c.shown.Value()
+	if r == nil {
+		r = c.req.request()
+		c.shown = weak.Make(r)
+	}
+	return r
 }
 
 // ReadMessage returns the next message, put together from its fragments. The
@@ -856,15 +869,14 @@ func (c *Conn) fill(need int) error {
 		c.r, c.w = 0, 0
 	}
 	if c.raw != nil {
-		c.beforeWait()
-		err := c.raw.Read(c.try)
-		if err == nil {
-			err, c.tried = c.tried, nil
+		if err := c.held; err != nil {
+			c.held = nil
+			return err
 		}
-		if e, ok := err.(*net.OpError); ok {
-			e.Op = "read" // not raw-read
+		if c.beforeWait() {
+			return errRest
 		}
-		return err
+		return c.readSocket()
 	}
 	c.makeRoom(heldInputSize)
 	space := c.in[c.w:]
@@ -873,6 +885,19 @@ func (c *Conn) fill(need int) error {
 	}
 	n, err := c.readTransport(space)
 	c.w += n
+	return err
+}
+
+// readSocket reads more input from a socket. It needs so little stack that a goroutine which
+// does nothing else keeps the one it began with.
+func (c *Conn) readSocket() error {
+	err := c.raw.Read(c.try)
+	if err == nil {
+		err, c.tried = c.tried, nil
+	}
+	if e, ok := err.(*net.OpError); ok {
+		e.Op = "read" // not raw-read
+	}
 	return err
 }
 
@@ -1392,7 +1417,10 @@ func (c *Conn) writeLate() {
 // beforeWait sends replies that were held back before a read that may wait. If other
 // goroutines write too, it leaves that to the timer: waiting for their output could
 // deadlock with a peer that waits for this side to read.
-func (c *Conn) beforeWait() {
+//
+// It reports whether Serve is to wait in a new goroutine: between two messages, if the peer
+// is calm.
+func (c *Conn) beforeWait() (rest bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.more = false
@@ -1403,6 +1431,11 @@ func (c *Conn) beforeWait() {
 	case !c.writing:
 		c.flush()
 	}
+	if c.calm == 0 || c.stage != awaiting || c.r < c.w || c.dec.kind != noFrame || c.dec.typ != 0 {
+		return false
+	}
+	c.calm--
+	return true
 }
 
 // putControl queues a control frame for the timer's goroutine. If it waited for the

@@ -15,6 +15,7 @@ import (
 	"net/rpc"
 	"os"
 	"path/filepath"
+	"reflect"
 	"runtime"
 	"runtime/debug"
 	"slices"
@@ -700,7 +701,7 @@ func TestWriteBeforeHandshake(t *testing.T) {
 	if err := PutResponse(c, req); err != nil {
 		t.Fatal(err)
 	}
-	if err := PutFrame(c, nil); err != nil || c.Request() != req {
+	if err := PutFrame(c, nil); err != nil || !reflect.DeepEqual(c.Request(), req) {
 		t.Error(err, c.Request())
 	}
 }
