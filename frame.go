@@ -357,6 +357,28 @@ func (d *decoder) next(b []byte) (piece, int, error) {
 	return piece{opcode: byte(typ), compressed: d.compressed, end: end, payload: p}, size + len(p), err
 }
 
+// whole decodes a message that begins b and is whole, in one frame that is not compressed.
+// It returns the number of bytes consumed, or 0 if there is no such message, or one that is
+// not valid: next is for these. It unmasks in place.
+func (d *decoder) whole(b []byte) (t MessageType, p []byte, n int) {
+	h, size := parseHeader(b)
+	if d.hixie || d.kind != noFrame || d.typ != 0 || len(b) < size ||
+		!h.fin || h.rsv != 0 || h.opcode != opText && h.opcode != opBinary ||
+		h.masked != d.masked || h.length > min(d.limit, uint64(len(b)-size)) {
+		return 0, nil, 0
+	}
+	n = size + int(h.length)
+	p = b[size:n]
+	if h.masked {
+		mask(p, h.key)
+	}
+	if h.opcode == opText && !utf8.Valid(p) {
+		mask(p, h.key) // as it was; without a mask, the key is 0
+		return 0, nil, 0
+	}
+	return MessageType(h.opcode), p, n
+}
+
 // control decodes a control frame, which comes whole.
 func (d *decoder) control(h header, b []byte, size int) (piece, int, error) {
 	end := size + int(h.length)

@@ -189,6 +189,10 @@ func (c *Conn) nextMessage() (t MessageType, p []byte, buf *[]byte, err error) {
 			defer c.mu.Unlock()
 			return 0, nil, nil, c.rerr
 		}
+		if t, p, ok := c.takeMessage(); ok {
+			c.mu.Unlock()
+			return t, slices.Clip(p), nil, nil
+		}
 		c.stage, c.reading = awaiting, true
 	}
 	c.mu.Unlock()

@@ -500,14 +500,43 @@ func (c *Conn) keep(p []byte) []byte {
 // returns the extended slice. It does not allocate if the message fits. If there is
 // an error, it returns dst as it was.
 func (c *Conn) AppendMessage(dst []byte) (MessageType, []byte, error) {
-	if err := c.beginMessage(); err != nil {
+	if err := c.lockRead(false); err != nil {
 		return 0, dst, err
 	}
-	t, p, err := c.appendMessage(dst)
+	if t, p, ok := c.takeMessage(); ok {
+		defer c.mu.Unlock() // p lies in the input buffer
+		if dst == nil {
+			return t, c.keep(p), nil
+		}
+		return t, append(dst, p...), nil
+	}
+	c.reading = true
+	c.mu.Unlock()
+	var t MessageType
+	p := dst
+	err := c.skipMessage()
+	if err == nil {
+		t, p, err = c.appendMessage(dst)
+	}
 	if err := c.endRead(err); err != nil {
 		return 0, dst, err
 	}
 	return t, p, nil
+}
+
+// takeMessage returns the next message if it has arrived whole, in one frame that is not
+// compressed. It lies in the input buffer. mu is held, and nobody reads.
+func (c *Conn) takeMessage() (t MessageType, p []byte, ok bool) {
+	if c.r == c.w || c.reader != nil || c.partial != nil || len(c.chunk) > 0 || c.end {
+		return 0, nil, false
+	}
+	t, p, n := c.dec.whole(c.in[c.r:c.w])
+	if n == 0 {
+		return 0, nil, false
+	}
+	c.r += n
+	c.more = c.r < c.w && c.dec.holdsFrame(c.in[c.r:c.w])
+	return t, p, true
 }
 
 // NextReader returns the type of the next message and a reader for its payload,
@@ -587,23 +616,34 @@ func (c *Conn) Read(p []byte) (int, error) {
 // beginRead makes the caller the one that reads: the opening handshake, if shaking,
 // or what follows it.
 func (c *Conn) beginRead(shaking bool) error {
+	if err := c.lockRead(shaking); err != nil {
+		return err
+	}
+	c.reading, c.shaking = true, shaking
+	c.mu.Unlock()
+	return nil
+}
+
+// lockRead waits until nobody reads. Unless it returns an error, mu is held then.
+func (c *Conn) lockRead(shaking bool) (err error) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	for c.reading && c.rerr == nil && c.stage == unserved {
 		c.turn.Wait()
 	}
 	switch {
 	case c.rerr != nil:
-		return c.rerr
+		err = c.rerr
 	case c.stage != unserved:
-		return errServed
+		err = errServed
 	case !shaking && c.shaking:
-		return errUnfinished
+		err = errUnfinished
 	case shaking && c.req != nil:
-		return errShaken
+		err = errShaken
+	default:
+		return nil
 	}
-	c.reading, c.shaking = true, shaking
-	return nil
+	c.mu.Unlock()
+	return err
 }
 
 // endRead ends what beginRead began. An error that is not a timeout becomes the error

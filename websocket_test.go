@@ -2988,6 +2988,110 @@ func TestOddTransport(t *testing.T) {
 	})
 }
 
+// TestReadTogether checks that frames which arrive together, some of which are decoded in
+// another way, are read as if they came byte by byte.
+func TestReadTogether(t *testing.T) {
+	hello := []byte("héllo")
+	consumers := map[string]func(c *Conn, got func(MessageType, []byte)) error{
+		"ReadMessage": func(c *Conn, got func(MessageType, []byte)) error {
+			for {
+				typ, p, err := c.ReadMessage()
+				if err != nil {
+					return err
+				}
+				if p == nil {
+					t.Error("a message is nil")
+				}
+				got(typ, p)
+			}
+		},
+		"AppendMessage": func(c *Conn, got func(MessageType, []byte)) error {
+			for {
+				typ, p, err := c.AppendMessage([]byte("kept"))
+				if err != nil {
+					return err
+				}
+				got(typ, bytes.TrimPrefix(p, []byte("kept")))
+			}
+		},
+		"Serve": func(c *Conn, got func(MessageType, []byte)) error {
+			return c.Serve(Handler{OnMessage: func(_ *Conn, typ MessageType, p []byte) {
+				if len(p) != cap(p) {
+					t.Error("the next frame lies in reach")
+				}
+				got(typ, p)
+			}})
+		},
+		"reader and ReadMessage": func(c *Conn, got func(MessageType, []byte)) error {
+			for {
+				typ, r, err := c.NextReader()
+				if err != nil {
+					return err
+				}
+				b, err := io.ReadAll(r)
+				if err != nil {
+					return err
+				}
+				got(typ, b)
+				if typ, b, err = c.ReadMessage(); err != nil {
+					return err
+				}
+				got(typ, b)
+			}
+		},
+	}
+	for _, client := range []bool{false, true} {
+		frame := func(first byte, p []byte) []byte { return appendFrame(nil, first, p, !client) }
+		bare := frame(finBit|opText, hello)
+		last := map[string][]byte{
+			"end":                   nil,
+			"binary":                frame(finBit|opBinary, []byte{0, 0xff}),
+			"empty":                 frame(finBit|opText, nil),
+			"long":                  frame(finBit|opText, bytes.Repeat([]byte("x"), 100)),
+			"of 16 bits":            frame(finBit|opBinary, make([]byte, 200)),
+			"fragments":             slices.Concat(frame(opText, hello[:2]), frame(finBit|opPing, hello), frame(finBit, hello[2:])),
+			"ping":                  frame(finBit|opPing, hello),
+			"close":                 frame(finBit|opClose, appendClose(nil, 4000, "bye")),
+			"not UTF-8":             frame(finBit|opText, []byte("a\xff")),
+			"valid while masked":    {finBit | opText, maskBit | 2, 0x80, 0x80, 0x80, 0x80, 'a', 'b'},
+			"ends within a rune":    frame(finBit|opText, hello[:2]),
+			"too large":             frame(finBit|opText, make([]byte, 501)),
+			"RSV1":                  frame(finBit|rsv1Bit|opText, hello),
+			"RSV3":                  frame(finBit|0x10|opText, hello),
+			"opcode 3":              frame(finBit|0x3, hello),
+			"continuation":          frame(finBit, hello),
+			"within another":        slices.Concat(frame(opText, hello), frame(finBit|opText, hello)),
+			"masked the other way":  appendFrame(nil, finBit|opText, hello, client),
+			"cut within the header": bare[:1],
+			"cut within the frame":  bare[:len(bare)-1],
+		}
+		for name, end := range last {
+			wire := slices.Concat(frame(finBit|opText, hello), frame(finBit|opBinary, hello), end, frame(finBit|opText, hello))
+			if name == "cut within the header" || name == "cut within the frame" {
+				wire = wire[:len(wire)-len(bare)]
+			}
+			for consumer, consume := range consumers {
+				results := map[string]string{}
+				var first string
+				for way, chop := range map[string]int{"together": len(wire), "in pieces": 11, "byte by byte": 1} {
+					c, rw := tapeConn(&Options{MaxMessage: 500}, client, false)
+					rw.in = slices.Collect(slices.Chunk(bytes.Clone(wire), chop))
+					var log []string
+					err := consume(c, func(typ MessageType, p []byte) { log = append(log, fmt.Sprintf("%v %q", typ, p)) })
+					c.CloseNow()
+					results[way] = fmt.Sprint(log, err)
+					first = results[way]
+				}
+				for way, got := range results {
+					if got != first {
+						t.Errorf("client=%t, %s, %s, %s: %s, want %s", client, name, consumer, way, got, first)
+					}
+				}
+			}
+		}
+	}
+}
+
 // FuzzConn feeds arbitrary bytes to a Conn, while a consumer does with it
 // whatever ops says. Only documented errors may come out, and what the Conn
 // sends must be valid.
