@@ -2531,7 +2531,7 @@ func TestDeflateBroadcastOnce(t *testing.T) {
 		if err := s.Broadcast(Text, p); err != nil {
 			t.Fatal(err)
 		}
-		for c := range s.conns {
+		for _, c := range s.conns {
 			c.mu.Lock()
 			if err := c.flush(); err != nil {
 				t.Error(err)

@@ -306,8 +306,8 @@ type Server struct {
 	Options
 
 	mu      sync.Mutex
-	conns   map[*Conn]struct{}
-	active  int // handshakes and connections
+	conns   []*Conn // each has its place in Conn.slot
+	active  int     // handshakes and connections
 	down    bool
 	idle    chan struct{} // closed when down and nothing is active
 	due     []*Conn       // that have something to be written, from next on
@@ -417,10 +417,8 @@ func (s *Server) begin() bool {
 func (s *Server) add(c *Conn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.conns == nil {
-		s.conns = make(map[*Conn]struct{})
-	}
-	s.conns[c] = struct{}{}
+	c.slot = len(s.conns)
+	s.conns = append(s.conns, c)
 	if s.down {
 		c.startClose(goingAway())
 	}
@@ -429,11 +427,22 @@ func (s *Server) add(c *Conn) {
 func (s *Server) end(c *Conn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.conns, c)
+	if s.has(c) {
+		last := len(s.conns) - 1
+		s.conns[c.slot] = s.conns[last]
+		s.conns[c.slot].slot = c.slot
+		s.conns[last] = nil
+		s.conns = s.conns[:last]
+	}
 	if s.active--; s.active == 0 && s.idle != nil {
 		close(s.idle)
 		s.idle = nil
 	}
+}
+
+// has reports whether c is a connection of s. mu is held.
+func (s *Server) has(c *Conn) bool {
+	return c != nil && c.slot < len(s.conns) && s.conns[c.slot] == c
 }
 
 // Conns returns the connections that are open now, in no order. A connection is among them
@@ -442,7 +451,7 @@ func (s *Server) Conns() iter.Seq[*Conn] {
 	return func(yield func(*Conn) bool) {
 		s.mu.Lock()
 		open := make([]*Conn, 0, len(s.conns))
-		for c := range s.conns {
+		for _, c := range s.conns {
 			c.mu.Lock()
 			if c.rerr == nil && c.stage < ending {
 				open = append(open, c)
@@ -472,7 +481,7 @@ func (s *Server) Conns() iter.Seq[*Conn] {
 // Then it has been sent to nobody.
 func (s *Server) Broadcast(t MessageType, p []byte, except ...*Conn) error {
 	return s.send(t, p, func(yield func(*Conn) bool) {
-		for c := range s.conns {
+		for _, c := range s.conns {
 			if !slices.Contains(except, c) && !yield(c) {
 				return
 			}
@@ -516,7 +525,7 @@ func (s *Server) send(t MessageType, p []byte, to iter.Seq[*Conn]) error {
 	burst := time.Since(s.sent) < burstGap
 	s.mu.Lock()
 	for c := range to {
-		if _, ok := s.conns[c]; ok && !(c.dec.hixie && t == Binary) {
+		if s.has(c) && !(c.dec.hixie && t == Binary) {
 			s.targets = append(s.targets, c)
 		}
 	}
@@ -714,7 +723,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	s.mu.Lock()
 	if !s.down {
 		s.down = true
-		for c := range s.conns {
+		for _, c := range s.conns {
 			c.startClose(goingAway())
 		}
 	}
@@ -735,7 +744,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for c := range s.conns {
+	for _, c := range s.conns {
 		go c.CloseNow() // over HTTP/2 and TLS it may have to wait for the peer
 	}
 	return ctx.Err()

@@ -338,8 +338,7 @@ type Conn struct {
 	deflate *deflation // or nil; its part for writes is guarded by mu
 	in      []byte     // in[r:w] is input that has not been decoded
 	r, w    int
-	held    error  // came together with the last bytes of in
-	tried   error  // result of try
+	held    error  // came together with the last bytes of in, or is the result of try
 	chunk   []byte // payload that has been decoded and not been returned
 	partial []byte // payload before chunk, from a read that has timed out
 	spare   []byte // room for the next messages to be kept
@@ -392,6 +391,7 @@ type Conn struct {
 	pings    []ping         // in the order sent
 	lastPing uint64
 	socket   *socketWriter // or nil
+	slot     int           // in Server.conns; guarded by Server.mu
 	alive    *keepalive    // of Serve, or nil
 }
 
@@ -933,7 +933,7 @@ func (c *Conn) fill(need int) error {
 func (c *Conn) readSocket() error {
 	err := c.raw.Read(c.try)
 	if err == nil {
-		err, c.tried = c.tried, nil
+		err, c.held = c.held, nil
 	}
 	if e, ok := err.(*net.OpError); ok {
 		e.Op = "read" // not raw-read
@@ -987,9 +987,9 @@ func (c *Conn) tryRead(fd uintptr) bool {
 		c.releaseInput()
 		return false
 	case err != nil:
-		c.tried = c.opError("read", err)
+		c.held = c.opError("read", err)
 	case n == 0:
-		c.tried = io.EOF
+		c.held = io.EOF
 	default:
 		c.w += n
 		c.hear()
