@@ -358,11 +358,11 @@ func (d *decoder) next(b []byte) (piece, int, error) {
 }
 
 // whole decodes a message that begins b and is whole, in one frame that is not compressed.
-// It returns the number of bytes consumed, or 0 if there is no such message, or one that is
-// not valid: next is for these. It unmasks in place.
+// It is called between two messages. It returns the number of bytes consumed, or 0 if there
+// is no such message, or one that is not valid: next is for these. It unmasks in place.
 func (d *decoder) whole(b []byte) (t MessageType, p []byte, n int) {
 	h, size := parseHeader(b)
-	if d.hixie || d.kind != noFrame || d.typ != 0 || len(b) < size ||
+	if d.hixie || len(b) < size ||
 		!h.fin || h.rsv != 0 || h.opcode != opText && h.opcode != opBinary ||
 		h.masked != d.masked || h.length > min(d.limit, uint64(len(b)-size)) {
 		return 0, nil, 0

@@ -282,10 +282,26 @@ func parseHead(head string) (*Request, error) {
 		return nil, badRequest("", "the request line is not complete")
 	}
 
-	header, err := parseFields(rest)
-	if err != nil {
-		return nil, err
+	// One allocation holds the values of all fields: a slice of one string
+	// each, clipped so that an append by Add moves away.
+	values := make([]string, strings.Count(rest, "\r\n"))
+	header := make(http.Header, len(values))
+	for rest != "\r\n" {
+		line, rest, _ = strings.Cut(rest, "\r\n")
+		name, value, ok := strings.Cut(line, ":")
+		if !ok || !isToken(name) {
+			return nil, badRequest("", "the head has a line that is no field")
+		}
+		name = textproto.CanonicalMIMEHeaderKey(name)
+		value = strings.Trim(value, " \t")
+		if old, ok := header[name]; ok {
+			header[name] = append(old, value)
+			continue
+		}
+		values[0] = value
+		header[name], values = values[:1:1], values[1:]
 	}
+
 	host, err := single(header, "Host")
 	if err != nil {
 		return nil, err
@@ -324,47 +340,25 @@ func parseHead(head string) (*Request, error) {
 	return req, nil
 }
 
-// parseFields parses the fields of a head, up to the blank line.
-func parseFields(text string) (http.Header, error) {
-	// One allocation holds the values of all fields: a slice of one string
-	// each, clipped so that an append by Add moves away.
-	values := make([]string, strings.Count(text, "\r\n"))
-	header := make(http.Header, len(values))
-	for text != "\r\n" {
-		var line string
-		line, text, _ = strings.Cut(text, "\r\n")
-		name, value, ok := strings.Cut(line, ":")
-		if !ok || !isToken(name) {
-			return nil, badRequest("", "the head has a line that is no field")
-		}
-		name = textproto.CanonicalMIMEHeaderKey(name)
-		value = strings.Trim(value, " \t")
-		if old, ok := header[name]; ok {
-			header[name] = append(old, value)
-			continue
-		}
-		values[0] = value
-		header[name], values = values[:1:1], values[1:]
-	}
-	return header, nil
-}
-
 // A keptRequest is a Request that takes little memory, for as long as its connection lives.
 type keptRequest struct {
-	Request        // without Header
-	fields  string // the text of Header, for parseFields
+	Request          // without Header
+	fields  []string // of Header: name, value, name, value
 }
 
-// keep returns a copy of r. It shares no memory with r or with the head that r was made of.
+// keep returns a copy of r.
 func (r *Request) keep() *keptRequest {
-	k := &keptRequest{Request: *r, fields: joinFields(r.Header)}
-	k.Header = nil
-	for _, s := range []*string{&k.Host, &k.Path, &k.Origin, &k.Key1, &k.Key2, &k.Token, &k.Key, &k.Protocol} {
-		*s = strings.Clone(*s)
+	k := &keptRequest{Request: *r}
+	k.Header, k.Protocols = nil, slices.Clone(r.Protocols)
+	n := 0
+	for _, values := range r.Header {
+		n += 2 * len(values)
 	}
-	k.Protocols = slices.Clone(r.Protocols)
-	for i, p := range k.Protocols {
-		k.Protocols[i] = strings.Clone(p)
+	k.fields = make([]string, 0, n)
+	for name, values := range r.Header {
+		for _, v := range values {
+			k.fields = append(k.fields, name, v)
+		}
 	}
 	return k
 }
@@ -373,32 +367,11 @@ func (r *Request) keep() *keptRequest {
 func (k *keptRequest) request() *Request {
 	r := k.Request
 	r.Protocols = slices.Clone(k.Protocols)
-	r.Header, _ = parseFields(k.fields)
+	r.Header = make(http.Header, len(k.fields)/2)
+	for f := range slices.Chunk(k.fields, 2) {
+		r.Header[f[0]] = append(r.Header[f[0]], f[1])
+	}
 	return &r
-}
-
-// joinFields is the reverse of parseFields. It leaves out the pseudo-field of HTTP/2.
-func joinFields(h http.Header) string {
-	var b strings.Builder
-	size := len("\r\n")
-	for name, values := range h {
-		for _, v := range values {
-			size += len(name) + len(": ") + len(v) + len("\r\n")
-		}
-	}
-	b.Grow(size)
-	for name, values := range h {
-		for _, v := range values {
-			if isToken(name) {
-				b.WriteString(name)
-				b.WriteString(": ")
-				b.WriteString(v)
-				b.WriteString("\r\n")
-			}
-		}
-	}
-	b.WriteString("\r\n")
-	return b.String()
 }
 
 func badVersion() *HandshakeError {

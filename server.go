@@ -86,7 +86,7 @@ func (c *Conn) beginServe(interval time.Duration) error {
 	}
 	c.stage = opening
 	if interval > 0 && !c.shutdown {
-		c.alive = &keepalive{interval: interval}
+		c.alive = &keepalive{interval: interval, rests: c.calm}
 		c.alive.timer = time.AfterFunc(interval, c.keepAlive)
 	}
 	return nil
@@ -197,7 +197,11 @@ func (c *Conn) nextMessage() (t MessageType, p []byte, buf *[]byte, err error) {
 	}
 	c.mu.Unlock()
 
-	if err = c.skipMessage(); err == nil {
+	err = c.skipMessage()
+	if err == nil && c.r == c.w && c.between() {
+		err = c.cut(c.fill(2)) // here, where a wait needs little stack
+	}
+	if err == nil {
 		err = c.findMessage()
 	}
 	switch {
@@ -237,6 +241,7 @@ func (c *Conn) leaveClose(e *CloseError) {
 type keepalive struct {
 	timer    *time.Timer
 	interval time.Duration
+	rests    uint8 // of a peer that has been silent for an interval
 	pinged   bool
 	moved    uint32 // value of Conn.moved
 	stalls   int    // times that one write has been seen
@@ -270,7 +275,7 @@ func (c *Conn) keepAlive() {
 	default:
 		k.pinged = silent
 		if silent {
-			c.calm = rests
+			c.calm = k.rests
 		}
 		if silent && c.writable() == nil {
 			c.putControl(opPing, nil)
@@ -285,9 +290,10 @@ func (c *Conn) keepAlive() {
 
 // A Server is an [http.Handler] that makes every request a WebSocket connection, with
 // [Upgrade], and serves it with the functions of Handler as [Conn.Serve] does, in a
-// goroutine of its own. An idle connection changes to a new one, whose stack is small. A
-// Server can stand beside other handlers on the same port. The zero value accepts clients of
-// its own origin and discards what they send. Otherwise it is
+// goroutine of its own. Over TCP without TLS, a connection that is new, or whose client has
+// been silent for Options.PingInterval, goes on in another one, whose stack is small. A Server
+// can stand beside other handlers on the same port. The zero value accepts clients of its own
+// origin and discards what they send. Otherwise it is
 //
 //	&websocket.Server{
 //		Handler: websocket.Handler{OnMessage: f},
@@ -306,7 +312,7 @@ type Server struct {
 	Options
 
 	mu      sync.Mutex
-	conns   []*Conn // each has its place in Conn.slot
+	conns   []*Conn // each has its place in its slot
 	active  int     // handshakes and connections
 	down    bool
 	idle    chan struct{} // closed when down and nothing is active
@@ -343,7 +349,9 @@ func (s *Server) Serve(w http.ResponseWriter, r *http.Request, h Handler) {
 	server, _ := r.Context().Value(http.ServerContextKey).(*http.Server)
 	_, err := upgrade(w, r, &s.Options, func(conn *Conn) {
 		c = conn
-		c.calm = rests
+		if c.raw != nil {
+			c.calm = rests
+		}
 		c.beginServe(cmp.Or(s.PingInterval, pingInterval))
 		s.add(c)
 	})
@@ -361,7 +369,7 @@ func (s *Server) Serve(w http.ResponseWriter, r *http.Request, h Handler) {
 	}
 }
 
-// serve is the life of a connection.
+// serve is the life of a connection, or what is left of it after a rest.
 func (s *Server) serve(c *Conn, h Handler, server *http.Server) {
 	var err error
 	defer func() {
@@ -417,7 +425,7 @@ func (s *Server) begin() bool {
 func (s *Server) add(c *Conn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	c.slot = len(s.conns)
+	c.server, c.slot = s, int32(len(s.conns))
 	s.conns = append(s.conns, c)
 	if s.down {
 		c.startClose(goingAway())
@@ -442,7 +450,7 @@ func (s *Server) end(c *Conn) {
 
 // has reports whether c is a connection of s. mu is held.
 func (s *Server) has(c *Conn) bool {
-	return c != nil && c.slot < len(s.conns) && s.conns[c.slot] == c
+	return c != nil && c.server == s && int(c.slot) < len(s.conns) && s.conns[c.slot] == c
 }
 
 // Conns returns the connections that are open now, in no order. A connection is among them

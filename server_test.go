@@ -2868,3 +2868,70 @@ func TestServerRestEnds(t *testing.T) {
 		})
 	}
 }
+
+// TestServePings has Serve ping a peer over a socket, outside of a Server.
+func TestServePings(t *testing.T) {
+	o := &Options{PingInterval: time.Hour}
+	ends := map[string]func(t *testing.T, c *Conn) *Conn{
+		"server": func(t *testing.T, c *Conn) *Conn { return c },
+		"client": func(t *testing.T, c *Conn) *Conn { c.client, c.dec.masked = true, false; return c },
+	}
+	for name, end := range ends {
+		t.Run(name, func(t *testing.T) {
+			a, b := socketPair(t, "tcp", "127.0.0.1:0")
+			c, peer := end(t, newConn(a, o, false)), newConn(b, nil, name == "server")
+			opened, closed := make(chan struct{}), make(chan error, 1)
+			served := goErr(func() error {
+				return c.Serve(Handler{
+					OnOpen:    func(*Conn) { close(opened) },
+					OnMessage: func(c *Conn, m MessageType, p []byte) { c.WriteMessage(m, p) },
+					OnClose:   func(_ *Conn, err error) { closed <- err },
+				})
+			})
+			wait(t, opened)
+			for range 3 {
+				if err := peer.WriteMessage(Text, []byte("Hello")); err != nil {
+					t.Fatal(err)
+				}
+				expectMessages(t, peer, "Hello") // and the peer has answered the ping
+				awaitRest(t, 0, 1)
+				c.keepAlive()
+				c.keepAlive() // it has been silent since
+			}
+			if err := peer.Close(); err != nil {
+				t.Error(err)
+			}
+			checkCode(t, wait(t, served), CloseNormal, byPeer)
+			checkCode(t, wait(t, closed), CloseNormal, byPeer)
+		})
+	}
+}
+
+// TestSendOthers sends to connections of another Server, while these end.
+func TestSendOthers(t *testing.T) {
+	var s, other Server
+	var conns []*Conn
+	for range 10 {
+		c, _ := tapeConn(nil, false, false)
+		other.begin()
+		other.add(c)
+		conns = append(conns, c)
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for _, c := range conns {
+			other.end(c)
+		}
+	})
+	for range 100 {
+		if err := s.Send(Text, nil, conns...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	wg.Wait()
+	for _, c := range conns {
+		if w := c.rw.(*tape).writes(); len(w) > 0 {
+			t.Errorf("sent %q", w[0].wrote)
+		}
+	}
+}

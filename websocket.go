@@ -330,7 +330,8 @@ type Conn struct {
 	client bool
 	bare   bool // rw serves one call: no byte too many is read from it
 
-	// The reading side belongs to the goroutine that has set reading.
+	// The reading side belongs to the goroutine that has set reading, or while nobody
+	// has, to the one that holds mu.
 	end     bool        // the message ends behind chunk
 	typ     MessageType // of the message that chunk is from
 	packed  bool        // and that is compressed, and so are chunk and partial
@@ -338,7 +339,7 @@ type Conn struct {
 	deflate *deflation // or nil; its part for writes is guarded by mu
 	in      []byte     // in[r:w] is input that has not been decoded
 	r, w    int
-	held    error  // came together with the last bytes of in, or is the result of try
+	held    error  // is the result of the next read; came with the last bytes, or from try
 	chunk   []byte // payload that has been decoded and not been returned
 	partial []byte // payload before chunk, from a read that has timed out
 	spare   []byte // room for the next messages to be kept
@@ -348,9 +349,10 @@ type Conn struct {
 	heard atomic.Bool   // something has been read since alive looked
 	late  atomic.Bool   // watchdog has closed rw
 	moved atomic.Uint32 // counts writes that rw has taken
+	slot  int32         // in server.conns; guarded by server.mu
 
 	// mu guards what follows. It is not held during I/O; whoever has set
-	// reading or writing owns that direction until it clears it.
+	// reading or writing owns that direction until it clears it, or hands it on.
 	mu       sync.Mutex
 	turn     sync.Cond             // signals a change of any of these
 	req      *keptRequest          // that was accepted
@@ -391,7 +393,7 @@ type Conn struct {
 	pings    []ping         // in the order sent
 	lastPing uint64
 	socket   *socketWriter // or nil
-	slot     int           // in Server.conns; guarded by Server.mu
+	server   *Server       // that has it among its conns, or nil
 	alive    *keepalive    // of Serve, or nil
 }
 
@@ -449,7 +451,8 @@ func bareConn(rw io.ReadWriter) *Conn {
 }
 
 // Request returns the client's opening handshake, on either side, or nil if it has not been
-// accepted yet. The caller must not modify it.
+// accepted yet. The caller must not modify it. To save memory it is made again if it is not
+// in use any more, so a program that needs it for every message keeps it, or a part.
 func (c *Conn) Request() *Request {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -524,10 +527,16 @@ func (c *Conn) AppendMessage(dst []byte) (MessageType, []byte, error) {
 	return t, p, nil
 }
 
+// between reports whether nothing has been read, or decoded, of a message that is not over.
+func (c *Conn) between() bool {
+	return c.dec.kind == noFrame && c.dec.typ == 0 &&
+		len(c.chunk) == 0 && !c.end && c.partial == nil && c.reader == nil
+}
+
 // takeMessage returns the next message if it has arrived whole, in one frame that is not
 // compressed. It lies in the input buffer. mu is held, and nobody reads.
 func (c *Conn) takeMessage() (t MessageType, p []byte, ok bool) {
-	if c.r == c.w || c.reader != nil || c.partial != nil || len(c.chunk) > 0 || c.end {
+	if c.r == c.w || !c.between() {
 		return 0, nil, false
 	}
 	t, p, n := c.dec.whole(c.in[c.r:c.w])
@@ -903,7 +912,8 @@ func (c *Conn) cut(err error) error {
 	return err
 }
 
-// fill reads more input. A bare Conn reads no more than need bytes.
+// fill reads more input. A bare Conn reads no more than need bytes. The error errRest means
+// that Server.rest is to do that.
 func (c *Conn) fill(need int) error {
 	if c.r == c.w {
 		c.r, c.w = 0, 0
@@ -1458,8 +1468,8 @@ func (c *Conn) writeLate() {
 // goroutines write too, it leaves that to the timer: waiting for their output could
 // deadlock with a peer that waits for this side to read.
 //
-// It reports whether Serve is to wait in a new goroutine: between two messages, if the peer
-// is calm.
+// It reports whether Serve is to wait in a new goroutine, see Server.rest: between two
+// messages, if the peer is calm.
 func (c *Conn) beforeWait() (rest bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -1471,7 +1481,7 @@ func (c *Conn) beforeWait() (rest bool) {
 	case !c.writing:
 		c.flush()
 	}
-	if c.calm == 0 || c.stage != awaiting || c.r < c.w || c.dec.kind != noFrame || c.dec.typ != 0 {
+	if c.calm == 0 || c.stage != awaiting || c.r < c.w || !c.between() {
 		return false
 	}
 	c.calm--
