@@ -666,12 +666,12 @@ func (c *Conn) appendInflated(dst []byte) ([]byte, error) {
 	message := c.chunk
 	if !c.end {
 		buf := newMessage(len(message))
-		defer freeMessage(buf)
-		_, b, err := c.appendPayload((*buf)[:0])
+		defer buf.free()
+		_, b, err := c.appendPayload(buf.b[:0])
 		if err != nil {
 			return dst, err
 		}
-		*buf, message = b, b
+		buf.b, message = b, b
 	}
 	c.chunk, c.end, c.packed = nil, false, false
 

@@ -115,7 +115,7 @@ func (c *Conn) serve(h Handler) (err error) {
 			h.OnMessage(c, t, p)
 		}
 		if buf != nil {
-			freeMessage(buf)
+			buf.free()
 		}
 	}
 }
@@ -155,34 +155,40 @@ func (c *Conn) endServe(h Handler, err error) {
 	failed = false
 }
 
-// messages holds buffers for messages that do not lie in an input buffer as a whole, and
-// largeMessages those of more than 64 KiB.
+// A messageBuffer holds a message that does not lie in an input buffer as a whole.
+type messageBuffer struct {
+	b     []byte
+	large bool // it belongs into largeMessages
+}
+
+// messages holds buffers of up to 64 KiB, largeMessages those for messages that may be larger.
 var (
-	messages      = sync.Pool{New: func() any { return new([]byte) }}
-	largeMessages = sync.Pool{New: func() any { return new([]byte) }}
+	messages      = sync.Pool{New: func() any { return new(messageBuffer) }}
+	largeMessages = sync.Pool{New: func() any { return &messageBuffer{large: true} }}
 )
 
 // newMessage returns a buffer for a message that begins with so many bytes. One byte may
 // hold it for long, so that a large one is only for those who have sent much.
-func newMessage(begun int) *[]byte {
+func newMessage(begun int) *messageBuffer {
 	if begun >= inputSize-maxHeader {
-		return largeMessages.Get().(*[]byte)
+		return largeMessages.Get().(*messageBuffer)
 	}
-	return messages.Get().(*[]byte)
+	return messages.Get().(*messageBuffer)
 }
 
-func freeMessage(buf *[]byte) {
-	switch n := cap(*buf); {
-	case n <= batchSize:
-		messages.Put(buf)
-	case n <= 2*maxMessage:
-		largeMessages.Put(buf)
+func (m *messageBuffer) free() {
+	m.large = m.large || cap(m.b) > batchSize
+	switch {
+	case !m.large:
+		messages.Put(m)
+	case cap(m.b) <= 2*maxMessage:
+		largeMessages.Put(m)
 	}
 }
 
 // nextMessage waits for the next message. It is valid until the next call. If it lies in
 // a buffer of the pool, that is returned, too.
-func (c *Conn) nextMessage() (t MessageType, p []byte, buf *[]byte, err error) {
+func (c *Conn) nextMessage() (t MessageType, p []byte, buf *messageBuffer, err error) {
 	c.mu.Lock()
 	if c.stage != awaiting {
 		if c.rerr != nil {
@@ -213,8 +219,8 @@ func (c *Conn) nextMessage() (t MessageType, p []byte, buf *[]byte, err error) {
 		c.chunk, c.end = nil, false
 	default:
 		buf = newMessage(len(c.chunk))
-		t, p, err = c.appendMessage((*buf)[:0])
-		*buf, p = p, slices.Clip(p)
+		t, p, err = c.appendMessage(buf.b[:0])
+		buf.b, p = p, slices.Clip(p)
 	}
 	err = c.endRead(err)
 	return t, p, buf, err

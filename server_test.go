@@ -1774,9 +1774,9 @@ func TestServePayloadClosed(t *testing.T) {
 						time.Sleep(time.Second)
 						// The pools give out other memory than that.
 						for range 10 {
-							b, l := inputs.Get().(*[inputSize]byte), messages.Get().(*[]byte)
+							b, l := inputs.Get().(*[inputSize]byte), messages.Get().(*messageBuffer)
 							clear(b[:])
-							clear((*l)[:cap(*l)])
+							clear(l.b[:cap(l.b)])
 						}
 						if string(p) != m {
 							t.Error("the payload has changed")
@@ -2426,8 +2426,8 @@ func TestServePool(t *testing.T) {
 			t.Fatalf("read %d bytes", n)
 		}
 		for range 10 {
-			if buf := messages.Get().(*[]byte); cap(*buf) > batchSize {
-				t.Fatalf("the pool holds %d bytes", cap(*buf))
+			if buf := messages.Get().(*messageBuffer); cap(buf.b) > batchSize {
+				t.Fatalf("the pool holds %d bytes", cap(buf.b))
 			}
 		}
 	}
@@ -2933,5 +2933,38 @@ func TestSendOthers(t *testing.T) {
 		if w := c.rw.(*tape).writes(); len(w) > 0 {
 			t.Errorf("sent %q", w[0].wrote)
 		}
+	}
+}
+
+// Messages of any size that a socket brings reuse a buffer.
+func TestServeSizesAllocate(t *testing.T) {
+	if raceEnabled {
+		t.Skip("the race detector makes pools forget")
+	}
+	for _, size := range []int{20 << 10, 33 << 10, 40 << 10, 63 << 10, 66 << 10, 200 << 10, 1 << 20} {
+		a, b := socketPair(t, "tcp", "127.0.0.1:0")
+		c, client := newConn(a, nil, false), newConn(b, nil, true)
+		const n = 100
+		got := make(chan int)
+		served := goErr(func() error {
+			return c.Serve(Handler{OnMessage: func(_ *Conn, _ MessageType, p []byte) { got <- len(p) }})
+		})
+		p := make([]byte, size)
+		exchange := func(n int) {
+			for range n {
+				if err := client.WriteMessage(Binary, p); err != nil {
+					t.Fatal(err)
+				}
+				if k := wait(t, got); k != size {
+					t.Fatalf("a message of %d bytes", k)
+				}
+			}
+		}
+		exchange(10)
+		if b := allocated(func() { exchange(n) }); b > n*uint64(size)/4 {
+			t.Errorf("%d bytes were allocated for %d messages of %d", b, n, size)
+		}
+		client.Close()
+		wait(t, served)
 	}
 }
