@@ -34,7 +34,8 @@ type Handler struct {
 	// connection, with the error that [Conn.ReadMessage] would return: a
 	// [*CloseError] if either side has closed, io.EOF or another error of the
 	// transport if it ended without a closing handshake, and one that wraps
-	// [os.ErrDeadlineExceeded] if the peer did not answer a ping.
+	// [os.ErrDeadlineExceeded] if the peer did not answer a ping, or a read deadline
+	// has passed.
 	OnClose func(*Conn, error)
 }
 
@@ -56,7 +57,7 @@ func (s stage) calls() bool { return s == opening || s == calling || s == ending
 // Serve reads messages and passes them to h, in the goroutine that calls it, until the
 // connection ends, and then closes it, with a closing handshake if there has been none. It
 // returns the error that OnClose has got, which is never nil. While it runs, methods that
-// read from c return an error.
+// read from c return an error. A read deadline that passes ends it, too.
 //
 // If Options.PingInterval is positive, Serve finds out whether a silent peer is still
 // there. If a function of h panics, Serve begins to close the connection with
@@ -338,7 +339,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.Serve(w, 
 
 // Serve is ServeHTTP with functions for this connection alone, in place of s.Handler. They can
 // hold what belongs to it: its state, or what a handler has found out about the request, such
-// as the user. The context of r ends with the handler, so functions that need its values take
+// as the user. If the client is refused, none of them is called. The context of r ends with the handler, so functions that need its values take
 // [context.WithoutCancel] of it.
 func (s *Server) Serve(w http.ResponseWriter, r *http.Request, h Handler) {
 	if !s.begin() {
@@ -504,7 +505,7 @@ func (s *Server) Broadcast(t MessageType, p []byte, except ...*Conn) error {
 }
 
 // Send is Broadcast to some connections of s, such as those of a room or of a user. It skips
-// those that have ended, and connections that are not of s.
+// those that have ended, and connections that are not of s. One that is given twice gets p twice.
 func (s *Server) Send(t MessageType, p []byte, to ...*Conn) error {
 	return s.send(t, p, slices.Values(to))
 }

@@ -155,8 +155,8 @@
 // head, which a Conn then keeps, and its arrival.
 //
 // A Server bounds time as well: it closes the connections of clients that do not answer a
-// ping, or take nothing of what is sent to them, after Options.PingInterval; over HTTP/2
-// see also [Upgrade]. Elsewhere a client may be idle, and let a write wait, for as long as
+// ping within Options.PingInterval, or take next to nothing of what is sent to them in five;
+// over HTTP/2 see also [Upgrade]. Elsewhere a client may be idle, and let a write wait, for as long as
 // it likes: see [Conn.Ping], [Conn.SetReadDeadline] and [Conn.SetWriteDeadline].
 package websocket
 
@@ -230,9 +230,9 @@ type Options struct {
 	CloseTimeout time.Duration
 
 	// PingInterval is how long a peer may be silent, while Conn.Serve waits for
-	// messages, before it is pinged. If it remains silent for another PingInterval,
-	// or takes less than 64 KiB of what is written to it in three to five, the
-	// connection is closed. 0 means 20 seconds for the clients of a Server, and
+	// messages, before it is pinged, when another PingInterval is over at the latest.
+	// If it remains silent for one more, or takes less than 64 KiB of what is written
+	// to it in three to five, the connection is closed. 0 means 20 seconds for the clients of a Server, and
 	// otherwise no pings; a negative duration means no pings. Hixie-76 has none.
 	PingInterval time.Duration
 
@@ -408,7 +408,8 @@ var _ net.Conn = (*Conn)(nil)
 //
 // The Conn closes rw and sets its deadlines if rw has the methods of [net.Conn] for
 // that; it overrides deadlines that were set on rw itself. If rw is a *net.TCPConn or a
-// *net.UnixConn, a Conn that waits for input holds no buffer, except on Windows.
+// *net.UnixConn, a Conn that waits for input holds no buffer, except on Windows, Plan 9
+// and js.
 func NewConn(rw io.ReadWriter, o *Options) *Conn {
 	if c, ok := rw.(*Conn); ok {
 		return c
@@ -1838,7 +1839,7 @@ func (c *Conn) startWatchdog() {
 	}
 }
 
-// LocalAddr returns the local address of the transport, if it has one.
+// LocalAddr returns the local address of the transport, or one that stands for none.
 func (c *Conn) LocalAddr() net.Addr {
 	if t, ok := c.rw.(interface{ LocalAddr() net.Addr }); ok {
 		return t.LocalAddr()
@@ -1846,7 +1847,7 @@ func (c *Conn) LocalAddr() net.Addr {
 	return noAddr{}
 }
 
-// RemoteAddr returns the remote address of the transport, if it has one.
+// RemoteAddr returns the remote address of the transport, or one that stands for none.
 func (c *Conn) RemoteAddr() net.Addr {
 	if t, ok := c.rw.(interface{ RemoteAddr() net.Addr }); ok {
 		return t.RemoteAddr()
@@ -1867,8 +1868,8 @@ func (c *Conn) SetDeadline(t time.Time) error {
 
 // SetReadDeadline sets the time after which reads fail with an error that wraps
 // [os.ErrDeadlineExceeded]; the zero time means never. A timeout loses no data: set a
-// new deadline and read again. If the transport has no deadlines, the error is
-// [os.ErrNoDeadline].
+// new deadline and read again. It does end [Conn.Serve]. If the transport has no deadlines,
+// the error is [os.ErrNoDeadline].
 func (c *Conn) SetReadDeadline(t time.Time) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
