@@ -10,6 +10,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"weak"
 )
 
 // Limits of a request head. They hold for every client and leave room for
@@ -340,10 +341,13 @@ func parseHead(head string) (*Request, error) {
 	return req, nil
 }
 
-// A keptRequest is a Request that takes little memory, for as long as its connection lives.
+// A keptRequest is a Request that takes little memory, for as long as its connection lives:
+// few programs look at it more than once.
 type keptRequest struct {
-	Request          // without Header
-	fields  []string // of Header: name, value, name, value
+	Request                       // without Header
+	fields  []string              // of Header: name, value, name, value
+	last    weak.Pointer[Request] // that was made, as long as it is in use
+	again   *Request              // that was made when the last one was not any more
 }
 
 // keep returns a copy of r.
@@ -363,15 +367,26 @@ func (r *Request) keep() *keptRequest {
 	return k
 }
 
-// request returns a copy of what was kept.
+// request returns what was kept.
 func (k *keptRequest) request() *Request {
-	r := k.Request
+	if k.again != nil {
+		return k.again
+	}
+	r := k.last.Value()
+	if r != nil {
+		return r
+	}
+	r = new(k.Request)
 	r.Protocols = slices.Clone(k.Protocols)
 	r.Header = make(http.Header, len(k.fields)/2)
 	for f := range slices.Chunk(k.fields, 2) {
 		r.Header[f[0]] = append(r.Header[f[0]], f[1])
 	}
-	return &r
+	if k.last != (weak.Pointer[Request]{}) {
+		k.again = r
+	}
+	k.last = weak.Make(r)
+	return r
 }
 
 func badVersion() *HandshakeError {

@@ -1024,6 +1024,19 @@ func TestRequestKept(t *testing.T) {
 			runtime.KeepAlive(got)
 		})
 	}
+	// One that has to be made again stays.
+	k := (&Request{Header: http.Header{"A": {"b"}}}).keep()
+	k.request()
+	runtime.GC()
+	if k.again != nil {
+		t.Error("the first one stays")
+	}
+	k.request()
+	runtime.GC()
+	if r := k.request(); r != k.again || testing.AllocsPerRun(10, func() { k.request() }) > 0 {
+		t.Error("it is made for every call")
+	}
+
 	// What handlers in front of Upgrade have put into the fields is not parsed.
 	h := http.Header{":protocol": {"websocket"}, "x-lower": {" a "}, "X-User": {"bob\r\nX-Admin: yes", ""}, "X-Json": {"{\r\n}"}}
 	if got := (&Request{Header: h}).keep().request().Header; !reflect.DeepEqual(got, h) {

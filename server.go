@@ -264,7 +264,8 @@ var (
 func (c *Conn) keepAlive() {
 	c.mu.Lock()
 	k := c.alive
-	silent := !c.heard.Swap(false) && c.reading && !c.writing && !c.dec.hixie
+	calm := !c.heard.Swap(false) && c.reading && !c.writing
+	silent := calm && !c.dec.hixie
 	moved := c.moved.Load()
 	if c.writing && moved == k.moved {
 		k.stalls++
@@ -281,7 +282,7 @@ func (c *Conn) keepAlive() {
 		err = errSilent
 	default:
 		k.pinged = silent
-		if silent {
+		if calm {
 			c.calm = k.rests
 		}
 		if silent && c.writable() == nil {

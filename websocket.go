@@ -178,7 +178,6 @@ import (
 	"syscall"
 	"time"
 	"unicode/utf8"
-	"weak"
 )
 
 // Options adjusts connections. The zero value and a nil pointer stand for the
@@ -354,14 +353,13 @@ type Conn struct {
 	// mu guards what follows. It is not held during I/O; whoever has set
 	// reading or writing owns that direction until it clears it, or hands it on.
 	mu       sync.Mutex
-	turn     sync.Cond             // signals a change of any of these
-	req      *keptRequest          // that was accepted
-	shown    weak.Pointer[Request] // a copy of req, as long as it is in use
-	deadline time.Time             // for reads, as the caller has set it
-	limit    time.Time             // for the opening handshake, while that is read
-	rerr     error                 // of every later read
-	werr     error                 // of every later write
-	broken   error                 // of a write to rw: none may follow
+	turn     sync.Cond    // signals a change of any of these
+	req      *keptRequest // that was accepted
+	deadline time.Time    // for reads, as the caller has set it
+	limit    time.Time    // for the opening handshake, while that is read
+	rerr     error        // of every later read
+	werr     error        // of every later write
+	broken   error        // of a write to rw: none may follow
 
 	reading  bool
 	writing  bool
@@ -452,20 +450,14 @@ func bareConn(rw io.ReadWriter) *Conn {
 }
 
 // Request returns the client's opening handshake, on either side, or nil if it has not been
-// accepted yet. The caller must not modify it. To save memory it is made again if it is not
-// in use any more, so a program that needs it for every message keeps it, or a part.
+// accepted yet. The caller must not modify it.
 func (c *Conn) Request() *Request {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.req == nil {
 		return nil
 	}
-	r := c.shown.Value()
-	if r == nil {
-		r = c.req.request()
-		c.shown = weak.Make(r)
-	}
-	return r
+	return c.req.request()
 }
 
 // ReadMessage returns the next message, put together from its fragments. The
