@@ -1657,10 +1657,17 @@ func TestPutFrame(t *testing.T) {
 
 // decodeWire feeds in to d, in pieces of the sizes that chunk chooses for what
 // is left; if chunk is nil, of those that d asks for. It returns the messages and
-// control frames, each behind its opcode.
-func decodeWire(t *testing.T, d *decoder, in []byte, chunk func(rest int) int) (all []string, err error) {
+// control frames, each behind its opcode. If whole is true, messages that are whole are
+// decoded at once.
+func decodeWire(t *testing.T, d *decoder, in []byte, chunk func(rest int) int, whole bool) (all []string, err error) {
 	var buf, message []byte
 	for {
+		if whole && d.kind == noFrame && d.typ == 0 {
+			if typ, p, n := d.whole(buf); n > 0 {
+				all, buf = append(all, string(rune(typ))+string(p)), buf[n:]
+				continue
+			}
+		}
 		p, n, err := d.next(buf)
 		switch {
 		case n < 0 || n > len(buf):
@@ -1762,18 +1769,20 @@ func FuzzDecoder(f *testing.F) {
 		random := func(rest int) int { return 1 + min(rng.IntN(rest), rng.IntN(rest), rng.IntN(64)) }
 
 		d := start
-		want, werr := decodeWire(t, &d, in, func(rest int) int { return rest })
-		for i, chunk := range []func(rest int) int{random, func(int) int { return 1 }, nil} {
-			name := [...]string{"random", "byte by byte", "as needed"}[i]
+		all := func(rest int) int { return rest }
+		want, werr := decodeWire(t, &d, in, all, false)
+		for i, chunk := range []func(rest int) int{random, func(int) int { return 1 }, nil, all, random} {
+			name := [...]string{"random", "byte by byte", "as needed", "messages", "some messages"}[i]
+			whole := i > 2
 			e := start
-			got, err := decodeWire(t, &e, in, chunk)
+			got, err := decodeWire(t, &e, in, chunk, whole)
 			if !slices.Equal(got, want) {
 				t.Fatalf("%s: decoded %.100q, want %.100q", name, got, want)
 			}
 			if fmt.Sprint(err) != fmt.Sprint(werr) {
 				t.Fatalf("%s: error %v, want %v", name, err, werr)
 			}
-			if err == nil && (e.kind != d.kind || e.typ != d.typ || e.left != d.left || e.size != d.size || e.fragments != d.fragments) {
+			if err == nil && !whole && (e.kind != d.kind || e.typ != d.typ || e.left != d.left || e.size != d.size || e.fragments != d.fragments) {
 				t.Fatalf("%s: ends as %+v, want %+v", name, e, d)
 			}
 		}
@@ -1807,7 +1816,7 @@ func FuzzDecoder(f *testing.F) {
 			rest = rest[n:]
 		}
 		want = append(want, string(rune(typ))+string(in))
-		got, err := decodeWire(t, &e, wire, random)
+		got, err := decodeWire(t, &e, wire, random, true)
 		if err != nil || !slices.Equal(got, want) {
 			t.Fatalf("decoded %.100q, %v, want %.100q", got, err, want)
 		}
