@@ -298,10 +298,8 @@ func (c *Conn) keepAlive() {
 
 // A Server is an [http.Handler] that makes every request a WebSocket connection, with
 // [Upgrade], and serves it with the functions of Handler as [Conn.Serve] does, in a
-// goroutine of its own. Over TCP without TLS, a connection that is new, or whose client has
-// been silent for Options.PingInterval, goes on in another one, whose stack is small. A Server
-// can stand beside other handlers on the same port. The zero value accepts clients of its own
-// origin and discards what they send. Otherwise it is
+// goroutine of its own. It can stand beside other handlers on the same port. The zero value
+// accepts clients of its own origin and discards what they send. Otherwise it is
 //
 //	&websocket.Server{
 //		Handler: websocket.Handler{OnMessage: f},
@@ -335,7 +333,9 @@ type Server struct {
 
 // ServeHTTP answers the request, as [Upgrade] does. Over HTTP/1.1 it then returns, so that
 // the memory that net/http needs for a request is free while the connection lives; over
-// HTTP/2 it returns when the connection has ended.
+// HTTP/2 it returns when the connection has ended. On a TCP or Unix socket, except on Windows,
+// Plan 9 and js, a connection that is new, or whose client has been silent for
+// Options.PingInterval, goes on in a new goroutine, whose stack is small.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.Serve(w, r, s.Handler) }
 
 // Serve is ServeHTTP with functions for this connection alone, in place of s.Handler. They can
