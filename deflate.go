@@ -665,7 +665,7 @@ func (c *Conn) appendInflated(dst []byte) ([]byte, error) {
 	}
 	message := c.chunk
 	if !c.end {
-		buf := newMessage(len(message))
+		buf := c.newMessage(len(message))
 		defer buf.free()
 		_, b, err := c.appendPayload(buf.b[:0])
 		if err != nil {

@@ -169,9 +169,10 @@ var (
 )
 
 // newMessage returns a buffer for a message that begins with so many bytes. One byte may
-// hold it for long, so that a large one is only for those who have sent much.
-func newMessage(begun int) *messageBuffer {
-	if begun >= inputSize-maxHeader {
+// hold it for long, so that a large one is only for those who have sent much: of this message,
+// or the one before.
+func (c *Conn) newMessage(begun int) *messageBuffer {
+	if begun >= inputSize-maxHeader || c.large {
 		return largeMessages.Get().(*messageBuffer)
 	}
 	return messages.Get().(*messageBuffer)
@@ -219,9 +220,10 @@ func (c *Conn) nextMessage() (t MessageType, p []byte, buf *messageBuffer, err e
 		t, p = c.typ, slices.Clip(c.chunk)
 		c.chunk, c.end = nil, false
 	default:
-		buf = newMessage(len(c.chunk))
+		buf = c.newMessage(len(c.chunk))
 		t, p, err = c.appendMessage(buf.b[:0])
 		buf.b, p = p, slices.Clip(p)
+		c.large = len(p) > batchSize/2
 	}
 	err = c.endRead(err)
 	return t, p, buf, err

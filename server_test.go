@@ -2936,35 +2936,41 @@ func TestSendOthers(t *testing.T) {
 	}
 }
 
-// Messages of any size that a socket brings reuse a buffer.
+// Messages of any size reuse a buffer, however they arrive.
 func TestServeSizesAllocate(t *testing.T) {
 	if raceEnabled {
 		t.Skip("the race detector makes pools forget")
 	}
-	for _, size := range []int{20 << 10, 33 << 10, 40 << 10, 63 << 10, 66 << 10, 200 << 10, 1 << 20} {
-		a, b := socketPair(t, "tcp", "127.0.0.1:0")
-		c, client := newConn(a, nil, false), newConn(b, nil, true)
-		const n = 100
-		got := make(chan int)
-		served := goErr(func() error {
-			return c.Serve(Handler{OnMessage: func(_ *Conn, _ MessageType, p []byte) { got <- len(p) }})
-		})
-		p := make([]byte, size)
-		exchange := func(n int) {
-			for range n {
-				if err := client.WriteMessage(Binary, p); err != nil {
-					t.Fatal(err)
-				}
-				if k := wait(t, got); k != size {
-					t.Fatalf("a message of %d bytes", k)
+	sizes := []int{20 << 10, 33 << 10, 40 << 10, 63 << 10, 66 << 10, 200 << 10, 1 << 20}
+	for name, wrap := range map[string]func(net.Conn) net.Conn{
+		"socket":          func(c net.Conn) net.Conn { return c },
+		"other transport": func(c net.Conn) net.Conn { return struct{ net.Conn }{c} },
+	} {
+		for _, size := range sizes {
+			a, b := socketPair(t, "tcp", "127.0.0.1:0")
+			c, client := newConn(wrap(a), nil, false), newConn(b, nil, true)
+			const n = 100
+			got := make(chan int)
+			served := goErr(func() error {
+				return c.Serve(Handler{OnMessage: func(_ *Conn, _ MessageType, p []byte) { got <- len(p) }})
+			})
+			p := make([]byte, size)
+			exchange := func(n int) {
+				for range n {
+					if err := client.WriteMessage(Binary, p); err != nil {
+						t.Fatal(err)
+					}
+					if k := wait(t, got); k != size {
+						t.Fatalf("a message of %d bytes", k)
+					}
 				}
 			}
+			exchange(10)
+			if b := allocated(func() { exchange(n) }); b > n*uint64(size)/4 {
+				t.Errorf("%s: %d bytes were allocated for %d messages of %d", name, b, n, size)
+			}
+			client.Close()
+			wait(t, served)
 		}
-		exchange(10)
-		if b := allocated(func() { exchange(n) }); b > n*uint64(size)/4 {
-			t.Errorf("%d bytes were allocated for %d messages of %d", b, n, size)
-		}
-		client.Close()
-		wait(t, served)
 	}
 }

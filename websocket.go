@@ -334,6 +334,7 @@ type Conn struct {
 	end     bool        // the message ends behind chunk
 	typ     MessageType // of the message that chunk is from
 	packed  bool        // and that is compressed, and so are chunk and partial
+	large   bool        // the last message that Serve needed a buffer for was
 	dec     decoder
 	deflate *deflation // or nil; its part for writes is guarded by mu
 	in      []byte     // in[r:w] is input that has not been decoded
