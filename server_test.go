@@ -2671,12 +2671,12 @@ func TestServerServe(t *testing.T) {
 	})
 }
 
-// awaitRest waits until n connections of servers wait for input on a small stack, and the
-// other ones in Serve are as many as that.
+// awaitRest waits until so many connections of servers wait for input on a small stack, and
+// so many others are served.
 func awaitRest(t testing.TB, resting, others int) {
 	t.Helper()
+	b := make([]byte, 1<<20)
 	for deadline := time.Now().Add(20 * time.Second); ; runtime.Gosched() {
-		b := make([]byte, 1<<20)
 		r, o := 0, 0
 		for stack := range strings.SplitSeq(string(b[:runtime.Stack(b, true)]), "\n\n") {
 			switch {

@@ -156,8 +156,8 @@
 //
 // A Server bounds time as well: it closes the connections of clients that do not answer a
 // ping within Options.PingInterval, or take next to nothing of what is sent to them in five;
-// over HTTP/2 see also [Upgrade]. Elsewhere a client may be idle, and let a write wait, for as long as
-// it likes: see [Conn.Ping], [Conn.SetReadDeadline] and [Conn.SetWriteDeadline].
+// over HTTP/2 see also [Upgrade]. Elsewhere a client may be idle, and let a write wait, for
+// as long as it likes: see [Conn.Ping], [Conn.SetReadDeadline] and [Conn.SetWriteDeadline].
 package websocket
 
 import (
@@ -231,8 +231,9 @@ type Options struct {
 	// PingInterval is how long a peer may be silent, while Conn.Serve waits for
 	// messages, before it is pinged, when another PingInterval is over at the latest.
 	// If it remains silent for one more, or takes less than 64 KiB of what is written
-	// to it in three to five, the connection is closed. 0 means 20 seconds for the clients of a Server, and
-	// otherwise no pings; a negative duration means no pings. Hixie-76 has none.
+	// to it in three to five, the connection is closed. 0 means 20 seconds for the
+	// clients of a Server, and otherwise no pings; a negative duration means no pings.
+	// Hixie-76 has none.
 	PingInterval time.Duration
 
 	// MaxQueue is how many bytes of messages may wait for a client that reads
@@ -339,7 +340,7 @@ type Conn struct {
 	deflate *deflation // or nil; its part for writes is guarded by mu
 	in      []byte     // in[r:w] is input that has not been decoded
 	r, w    int
-	held    error  // is the result of the next read; came with the last bytes, or from try
+	held    error  // for the next read: it came with the last bytes, or from try
 	chunk   []byte // payload that has been decoded and not been returned
 	partial []byte // payload before chunk, from a read that has timed out
 	spare   []byte // room for the next messages to be kept
