@@ -342,8 +342,8 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.Serve(w, 
 
 // Serve is ServeHTTP with functions for this connection alone, in place of s.Handler. They can
 // hold what belongs to it: its state, or what a handler has found out about the request, such
-// as the user. If the client is refused, none of them is called. The context of r ends with the handler, so functions that need its values take
-// [context.WithoutCancel] of it.
+// as the user. If the client is refused, none of them is called. The context of r ends with
+// the handler, so functions that need its values take [context.WithoutCancel] of it.
 func (s *Server) Serve(w http.ResponseWriter, r *http.Request, h Handler) {
 	if !s.begin() {
 		refuse(w, r, &HandshakeError{Status: http.StatusServiceUnavailable, Reason: "the server is shutting down"})
