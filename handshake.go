@@ -1,22 +1,13 @@
 package websocket
 
 import (
-	"bytes"
 	"cmp"
-	"context"
 	"errors"
 	"fmt"
 	"io"
-	"maps"
-	"net"
 	"net/http"
-	"net/netip"
 	"os"
 	"slices"
-	"strings"
-	"sync"
-	"sync/atomic"
-	"time"
 )
 
 // ShakeHands reads a client's opening handshake and accepts it, whatever its host, path
@@ -212,408 +203,57 @@ func (c *Conn) answerable() error {
 	return c.werr
 }
 
-// Upgrade makes a WebSocket connection of a request to an [http.Handler]. The client may
-// come over HTTP/1.1, with RFC 6455 or hixie-76, or over HTTP/2, with RFC 8441, if the
-// [http.Server] allows that: as of Go 1.26 it does with http2xconnect=1 in the environment
-// variable GODEBUG.
-//
-// Upgrade accepts clients that send no Origin, and pages whose origin is the server's own:
-// its scheme, https if the connection is encrypted, and the host and port that the client
-// asked for. Pages of other origins are refused unless Options.Origins allows them. Behind a
-// proxy that ends TLS, or changes Host, the public origin has to be listed there.
-//
-// The response has the fields of w.Header, such as cookies, apart from those that an HTTP
-// connection needs for itself. If there is an error, Upgrade has answered the request. The
-// error is a [*HandshakeError], except if the response could not be written.
-//
-// Over HTTP/1.1 the connection may be used after the handler has returned, which frees the
-// memory that net/http needs for a request, and ends the context of r. Over HTTP/2 the handler
-// must not return before the connection is closed, and a write deadline that passes ends reads
-// as well. A client that reads nothing at all from its connection, which carries other
-// requests too, holds up even CloseNow there, unless the WriteByteTimeout of the
-// [http.HTTP2Config] is set, and then for a few seconds more.
-func Upgrade(w http.ResponseWriter, r *http.Request, o *Options) (*Conn, error) {
-	return upgrade(w, r, o.clone(), nil)
-}
-
-// upgrade is Upgrade. It keeps o, and calls opened as accept does.
-func upgrade(w http.ResponseWriter, r *http.Request, o *Options, opened func(*Conn)) (*Conn, error) {
-	req, err := requestOf(r, o)
-	if err == nil {
-		err = o.checkOrigin(req)
-	}
-	if err != nil {
-		return nil, refuse(w, r, err.(*HandshakeError))
-	}
-	if r.ProtoMajor > 1 {
-		return upgradeStream(w, r, req, o, opened)
-	}
-
-	c, response, err := hijack(w, r, req, o)
-	if err != nil {
+// readRequest consumes an opening handshake from c's input, or nothing. It
+// waits for at most Options.HandshakeTimeout, unless the caller's own read
+// deadline is earlier.
+func (c *Conn) readRequest() (*Request, error) {
+	if err := c.beginRead(true); err != nil {
 		return nil, err
 	}
-	if err := c.accept(req, response, opened); err != nil {
-		c.CloseNow()
-		return nil, err
+	c.limitRead(cmp.Or(c.opts.HandshakeTimeout, handshakeTimeout))
+	req, err := c.scanRequest()
+	if c.raw == nil && len(c.in) > heldInputSize {
+		c.releaseInput() // which has grown for the head
 	}
-	c.SetWriteDeadline(time.Time{})
-	return c, nil
+	if c.limitRead(-1) && errors.Is(err, os.ErrDeadlineExceeded) {
+		err = &HandshakeError{Status: http.StatusRequestTimeout, Reason: "the handshake took too long", err: err}
+	}
+	return req, c.endRead(err)
 }
 
-// hijack takes a connection over from net/http. It returns the response that is to be sent
-// before the write deadline that it has set.
-func hijack(w http.ResponseWriter, r *http.Request, req *Request, o *Options) (*Conn, []byte, error) {
-	limit := time.Time{}
-	if d := cmp.Or(o.HandshakeTimeout, handshakeTimeout); d > 0 {
-		limit = time.Now().Add(d)
-	}
-	control := http.NewResponseController(w)
-	if req.Version == Hixie76 && r.ContentLength == tokenSize {
-		control.SetReadDeadline(limit) // if it can, else net/http has one
-		if err := req.readToken(r.Body); err != nil {
-			return nil, nil, refuse(w, r, err)
+// scanRequest reads a request until it is whole.
+func (c *Conn) scanRequest() (*Request, error) {
+	var scan headScanner
+	for {
+		if err := scan.scan(c.in[c.r+scan.n : c.w]); err != nil {
+			return nil, err
 		}
-	}
-	conn, buf, err := control.Hijack()
-	if err != nil {
-		status := http.StatusInternalServerError
-		if errors.Is(err, errors.ErrUnsupported) {
-			status = http.StatusNotImplemented
-			err = fmt.Errorf("%T has neither Hijack nor Unwrap: %w", w, err)
+		if scan.state == headEnd {
+			break
 		}
-		return nil, nil, refuse(w, r, &HandshakeError{Status: status, Reason: "the server cannot take over the connection", err: err})
-	}
-	if !limit.IsZero() {
-		conn.SetWriteDeadline(limit.Add(closeTimeout)) // a refusal may come at the limit
-	}
-	if req.Version == Hixie76 && req.Token == "" {
-		conn.SetReadDeadline(limit)
-		if err := req.readToken(buf.Reader); err != nil {
-			PutRefusal(conn, err.Status, err.Reason)
-			conn.Close()
-			return nil, nil, err
-		}
-		conn.SetReadDeadline(time.Time{})
-	}
-	c := newConn(conn, o, false)
-	read, _ := buf.Reader.Peek(buf.Reader.Buffered())
-	c.in, c.w = slices.Clone(read), len(read)
-
-	var fields bytes.Buffer
-	maps.DeleteFunc(w.Header(), isHopField)
-	w.Header().Write(&fields)
-	return c, createResponse(req, fields.Bytes()), nil
-}
-
-// hopFields are the fields of a response that are up to the handshake or to HTTP itself.
-var hopFields = map[string]bool{
-	"Connection":               true,
-	"Content-Length":           true,
-	"Content-Type":             true,
-	"Keep-Alive":               true,
-	"Proxy-Connection":         true,
-	"Sec-Websocket-Accept":     true,
-	"Sec-Websocket-Extensions": true,
-	"Sec-Websocket-Location":   true,
-	"Sec-Websocket-Origin":     true,
-	"Sec-Websocket-Protocol":   true,
-	"Sec-Websocket-Version":    true,
-	"Te":                       true,
-	"Trailer":                  true,
-	"Transfer-Encoding":        true,
-	"Upgrade":                  true,
-}
-
-func isHopField(name string, _ []string) bool { return hopFields[http.CanonicalHeaderKey(name)] }
-
-// requestOf checks a request that net/http has read, and chooses a subprotocol. The token of
-// hixie-76 is not part of it.
-func requestOf(r *http.Request, o *Options) (*Request, error) {
-	path := r.RequestURI // as the client sent it, even behind http.StripPrefix
-	if !strings.HasPrefix(path, "/") {
-		path = r.URL.RequestURI()
-	}
-	var req *Request
-	var err error
-	switch protocol := r.Header[":protocol"]; {
-	case r.ProtoMajor > 1 && r.Method == http.MethodConnect && protocol != nil:
-		if protocol[0] != "websocket" {
-			return nil, &HandshakeError{Status: http.StatusNotImplemented, Reason: "the protocol is not websocket"}
-		}
-		req, err = newStreamRequest(r.Host, path, r.Header)
-	case r.Method != http.MethodGet:
-		return nil, &HandshakeError{Status: http.StatusMethodNotAllowed, Reason: "the method is not GET"}
-	case r.ProtoMajor > 1:
-		return nil, &HandshakeError{Status: http.StatusUpgradeRequired, Reason: "the request does not ask for a WebSocket"}
-	case r.TransferEncoding != nil:
-		return nil, badRequest("Transfer-Encoding", "announces a body")
-	default:
-		req, err = newRequest(r.Host, path, r.Header)
-	}
-	if err != nil {
-		return nil, err
-	}
-	if r.ProtoMajor == 1 && r.ProtoMinor == 0 && req.Version == RFC6455 {
-		return nil, &HandshakeError{Status: http.StatusHTTPVersionNotSupported, Reason: "the HTTP version is not 1.1"}
-	}
-	req.Secure = r.TLS != nil
-	req.Protocol = o.chooseProtocol(req.Protocols)
-	if req.Version == RFC6455 {
-		if req.Extensions, err = o.Deflate.chooseExtensions(req.Header); err != nil {
+		if err := c.fill(scan.need()); err != nil {
+			if err == io.EOF && scan.n > 0 {
+				err = io.ErrUnexpectedEOF
+			}
 			return nil, err
 		}
 	}
-	if r.ProtoMajor > 1 {
-		return req, req.checkText()
-	}
-	return req, req.checkHead()
-}
-
-// readToken reads the eight bytes behind the head of a hixie-76 client.
-func (req *Request) readToken(r io.Reader) *HandshakeError {
-	token := make([]byte, tokenSize)
-	_, err := io.ReadFull(r, token)
-	switch {
-	case err == nil:
-		req.Token = string(token)
-		return nil
-	case errors.Is(err, os.ErrDeadlineExceeded):
-		return &HandshakeError{Status: http.StatusRequestTimeout, Reason: "the handshake took too long", err: err}
-	case err == io.EOF:
-		err = io.ErrUnexpectedEOF
-	}
-	return &HandshakeError{Status: http.StatusBadRequest, Reason: "the token is not 8 bytes long", err: err}
-}
-
-// refuse answers a request with the status and reason of e, and returns e.
-func refuse(w http.ResponseWriter, r *http.Request, e *HandshakeError) error {
-	h := w.Header()
-	switch e.Status {
-	case http.StatusMethodNotAllowed:
-		h.Set("Allow", http.MethodGet)
-	case http.StatusUpgradeRequired:
-		h.Set("Sec-WebSocket-Version", "13")
-		if r.ProtoMajor == 1 {
-			h.Set("Upgrade", "websocket")
-			h.Set("Connection", "Upgrade")
-		}
-	}
-	if r.Header["Sec-Websocket-Key1"] != nil {
-		h.Set("Connection", "close") // else the token would be taken for a request
-	}
-	http.Error(w, e.Reason, e.Status)
-	return e
-}
-
-// checkOrigin reports a client whose origin may not connect.
-func (o *Options) checkOrigin(req *Request) error {
-	for _, pattern := range o.Origins {
-		if _, _, _, ok := splitOrigin(pattern); !ok && pattern != "*" && pattern != "null" {
-			return &HandshakeError{Status: http.StatusInternalServerError, Reason: "the server's list of origins is not valid",
-				err: fmt.Errorf(`%q in Options.Origins is no origin such as "https://example.com"`, pattern)}
-		}
-	}
-	own := "http://"
-	if req.Secure {
-		own = "https://"
-	}
-	if req.Origin == "" || matchOrigin(own+req.Host, req.Origin, false) {
-		return nil
-	}
-	for _, pattern := range o.Origins {
-		if matchOrigin(pattern, req.Origin, true) {
-			return nil
-		}
-	}
-	return &HandshakeError{Status: http.StatusForbidden, Field: "Origin", Reason: "pages of this origin may not connect"}
-}
-
-// matchOrigin reports whether an origin is the same as another, or if wild, whether the
-// pattern stands for it.
-func matchOrigin(pattern, origin string, wild bool) bool {
-	if pattern == origin && (wild || origin != "null") || wild && pattern == "*" {
-		return true
-	}
-	scheme, host, port, ok := splitOrigin(origin)
-	scheme2, host2, port2, ok2 := splitOrigin(pattern)
-	if !ok || !ok2 || scheme != scheme2 || port != port2 && !(wild && port2 == "*") {
-		return false
-	}
-	before, after, star := strings.Cut(host2, "*")
-	if !wild || !star {
-		return host == host2
-	}
-	return len(host) > len(before)+len(after) && strings.HasPrefix(host, before) && strings.HasSuffix(host, after)
-}
-
-// splitOrigin splits an origin (RFC 6454, section 6.2), or a pattern for some, into its
-// scheme, host and port, and reports whether it is one.
-func splitOrigin(s string) (scheme, host, port string, ok bool) {
-	scheme, host, ok = strings.Cut(strings.ToLower(s), "://")
-	ok = ok && isGraphic(s)
-	if i := strings.LastIndexByte(host, ':'); i > strings.LastIndexByte(host, ']') {
-		host, port = host[:i], host[i+1:]
-	}
-	if port == "" {
-		switch scheme {
-		case "http":
-			port = "80"
-		case "https":
-			port = "443"
-		}
-	}
-	name := host
-	if strings.HasPrefix(host, "[") && strings.HasSuffix(host, "]") { // an IPv6 address
-		name = strings.Trim(strings.ReplaceAll(host, ":", "."), "[]")
-	}
-	ok = ok && isToken(scheme) && !strings.Contains(scheme, "*") &&
-		name != "" && !strings.ContainsAny(name, `:[]/\?#@,`) && strings.Count(name, "*") <= 1 &&
-		(port == "*" || strings.Trim(port, "0123456789") == "")
-	return scheme, host, port, ok
-}
-
-// upgradeStream accepts a client that comes over HTTP/2 (RFC 8441, section 5).
-func upgradeStream(w http.ResponseWriter, r *http.Request, req *Request, o *Options, opened func(*Conn)) (*Conn, error) {
-	control := http.NewResponseController(w)
-	// The deadlines of the http.Server are for requests.
-	if err := cmp.Or(control.SetReadDeadline(time.Time{}), control.SetWriteDeadline(time.Time{})); err != nil {
-		return nil, refuse(w, r, &HandshakeError{Status: http.StatusNotImplemented, Reason: "the server cannot take over the stream", err: err})
-	}
-	maps.DeleteFunc(w.Header(), isHopField)
-	if req.Protocol != "" {
-		w.Header().Set("Sec-WebSocket-Protocol", req.Protocol)
-	}
-	if req.Extensions != "" {
-		w.Header().Set("Sec-WebSocket-Extensions", req.Extensions)
-	}
-	w.WriteHeader(http.StatusOK)
-	s := newStream(w, r)
-	c := newConn(s, o, false)
-	c.agree(req)
-	if opened != nil {
-		opened(c)
-	}
-	if _, err := s.Write(nil); err != nil { // which sends the head
-		c.CloseNow()
+	req, err := parseHead(string(c.in[c.r : c.r+scan.n]))
+	if err != nil {
 		return nil, err
 	}
-	return c, nil
-}
-
-// A stream is a stream of HTTP/2 as a transport. Its body is read through a pipe, because a
-// read deadline of net/http's would be the end of it.
-type stream struct {
-	net.Conn // the end of the pipe that is read from
-	body     io.ReadCloser
-	w        http.ResponseWriter
-	control  *http.ResponseController
-	local    net.Addr
-	remote   net.Addr
-
-	readErr  error        // of body; set before the pipe is closed
-	deadline atomic.Int64 // for writes, in Unix nanoseconds, or 0
-
-	mu     sync.Mutex // held while w is written to
-	closed bool
-
-	deadlines sync.Mutex // held while control sets a deadline
-	over      bool       // the handler may return: neither is to be used any more
-}
-
-func newStream(w http.ResponseWriter, r *http.Request) *stream {
-	s := &stream{body: r.Body, w: w, control: http.NewResponseController(w), local: noAddr{}, remote: noAddr{}}
-	if a, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr); ok {
-		s.local = a
-	}
-	if a, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
-		s.remote = net.TCPAddrFromAddrPort(a)
-	}
-	var in net.Conn
-	s.Conn, in = net.Pipe()
-	// When the stream has ended, what it has brought can be read for a while.
-	stop := context.AfterFunc(r.Context(), func() { in.SetWriteDeadline(time.Now().Add(closeTimeout)) })
-	go func() {
-		_, s.readErr = io.CopyBuffer(in, s.body, make([]byte, heldInputSize))
-		stop()
-		if isTimeout(s.readErr) { // of in: what the stream has brought has not been read in time
-			s.readErr = io.ErrUnexpectedEOF
+	size := scan.n
+	if req.Version == Hixie76 {
+		size += tokenSize
+		for c.w-c.r < size {
+			if err := c.fill(size - (c.w - c.r)); err == io.EOF {
+				return nil, io.ErrUnexpectedEOF
+			} else if err != nil {
+				return nil, err
+			}
 		}
-		in.Close()
-	}()
-	return s
-}
-
-func (s *stream) Read(p []byte) (int, error) {
-	n, err := s.Conn.Read(p)
-	if err == io.EOF && s.readErr != nil {
-		err = s.readErr
+		req.Token = string(c.in[c.r+scan.n : c.r+size])
 	}
-	return n, err
+	c.r += size
+	return req, nil
 }
-
-func (s *stream) Write(p []byte) (n int, err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.closed {
-		return 0, net.ErrClosed
-	}
-	err = s.try(func() error {
-		if n, err = s.w.Write(p); err != nil {
-			return err
-		}
-		return s.control.Flush()
-	})
-	if d := s.deadline.Load(); err != nil && d != 0 && d <= time.Now().UnixNano() {
-		err = os.ErrDeadlineExceeded
-	}
-	return n, err
-}
-
-// try calls f, which uses w. That may panic after the handler has returned.
-func (s *stream) try(f func() error) (err error) {
-	defer func() {
-		if v := recover(); v != nil {
-			err = fmt.Errorf("websocket: %v", v)
-		}
-	}()
-	return f()
-}
-
-// Close ends reads and writes in progress. The stream itself ends when its handler
-// returns.
-func (s *stream) Close() error {
-	s.Conn.Close()
-	s.body.Close()
-	if !s.mu.TryLock() {
-		s.SetWriteDeadline(time.Unix(1, 0)) // resets the stream
-		s.mu.Lock()
-	}
-	s.closed = true
-	s.mu.Unlock()
-	s.deadlines.Lock()
-	s.over = true
-	s.deadlines.Unlock()
-	return nil
-}
-
-func (s *stream) SetWriteDeadline(t time.Time) error {
-	if t.IsZero() {
-		s.deadline.Store(0)
-	} else {
-		s.deadline.Store(t.UnixNano())
-	}
-	s.deadlines.Lock()
-	defer s.deadlines.Unlock()
-	if s.over {
-		return net.ErrClosed
-	}
-	return s.try(func() error { return s.control.SetWriteDeadline(t) })
-}
-
-func (s *stream) SetDeadline(t time.Time) error {
-	return cmp.Or(s.SetReadDeadline(t), s.SetWriteDeadline(t))
-}
-
-func (s *stream) LocalAddr() net.Addr  { return s.local }
-func (s *stream) RemoteAddr() net.Addr { return s.remote }

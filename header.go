@@ -1,0 +1,174 @@
+package websocket
+
+import (
+	"net/http"
+	"slices"
+	"strings"
+)
+
+// single returns the value of a field that a head may have only once, or an
+// empty string.
+func single(h http.Header, name string) (string, error) {
+	switch v := h[name]; len(v) {
+	case 0:
+		return "", nil
+	case 1:
+		return v[0], nil
+	default:
+		return "", badRequest(strings.Replace(name, "Websocket", "WebSocket", 1), "is repeated")
+	}
+}
+
+// hasToken reports whether one of the comma-separated lists holds token, in
+// whatever case.
+func hasToken(lists []string, token string) bool {
+	for _, list := range lists {
+		for t := range strings.SplitSeq(list, ",") {
+			if strings.EqualFold(strings.Trim(t, " \t"), token) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// splitProtocols returns the subprotocols that an RFC 6455 client offers:
+// tokens, each of them once (section 4.1, item 10).
+func splitProtocols(lists []string) ([]string, error) {
+	var protocols []string
+	for _, list := range lists {
+		for p := range strings.SplitSeq(list, ",") {
+			p = strings.Trim(p, " \t")
+			if p == "" {
+				continue // empty elements are allowed (RFC 9110, section 5.6.1)
+			}
+			if !isToken(p) {
+				return nil, badRequest("Sec-WebSocket-Protocol", "is no list of tokens")
+			}
+			if slices.Contains(protocols, p) {
+				return nil, badRequest("Sec-WebSocket-Protocol", "names a subprotocol twice")
+			}
+			if len(protocols) == maxProtocols {
+				return nil, badRequest("Sec-WebSocket-Protocol", "names more than 100 subprotocols")
+			}
+			protocols = append(protocols, p)
+		}
+	}
+	return protocols, nil
+}
+
+// An extension is an element of Sec-WebSocket-Extensions (RFC 6455, section 9.1).
+type extension struct {
+	name   string
+	params []extensionParam
+}
+
+type extensionParam struct {
+	name, value string
+	hasValue    bool
+}
+
+// parseExtensions parses the lists of extensions that a field holds.
+func parseExtensions(lists []string) ([]extension, error) {
+	var extensions []extension
+	size := 0
+	for _, list := range lists {
+		if size += len(list); size > maxHead { // which net/http may allow
+			return nil, badRequest("Sec-WebSocket-Extensions", "is longer than 8 KiB")
+		}
+		for _, element := range splitUnquoted(list, ',') {
+			if strings.Trim(element, " \t") == "" {
+				continue // empty elements are allowed (RFC 9110, section 5.6.1)
+			}
+			var e extension
+			for i, part := range splitUnquoted(element, ';') {
+				name, value, hasValue := strings.Cut(part, "=")
+				name, value = strings.Trim(name, " \t"), unquote(strings.Trim(value, " \t"))
+				if !isToken(name) || hasValue && (i == 0 || !isToken(value)) {
+					return nil, badRequest("Sec-WebSocket-Extensions", "is no list of extensions")
+				}
+				if i == 0 {
+					e.name = name
+				} else {
+					e.params = append(e.params, extensionParam{name, value, hasValue})
+				}
+			}
+			extensions = append(extensions, e)
+		}
+	}
+	return extensions, nil
+}
+
+// splitUnquoted splits s at every sep that does not stand in a quoted string.
+func splitUnquoted(s string, sep byte) []string {
+	var parts []string
+	start, quoted := 0, false
+	for i := 0; i < len(s); i++ {
+		switch c := s[i]; {
+		case c == '"':
+			quoted = !quoted
+		case c == '\\' && quoted:
+			i++
+		case c == sep && !quoted:
+			parts = append(parts, s[start:i])
+			start = i + 1
+		}
+	}
+	return append(parts, s[start:])
+}
+
+// unquote returns the contents of a quoted string (RFC 9110, section 5.6.4), or s if it is
+// none.
+func unquote(s string) string {
+	if len(s) < 2 || s[0] != '"' || s[len(s)-1] != '"' {
+		return s
+	}
+	var b []byte
+	for i := 1; i < len(s)-1; i++ {
+		switch s[i] {
+		case '"':
+			return s
+		case '\\':
+			if i++; i == len(s)-1 {
+				return s // the last quote is a part of the string
+			}
+		}
+		b = append(b, s[i])
+	}
+	return string(b)
+}
+
+// isToken reports whether s is a token (RFC 9110, section 5.6.2).
+func isToken(s string) bool {
+	for i := range len(s) {
+		switch c := s[i]; {
+		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9':
+		case strings.IndexByte("!#$%&'*+-.^_`|~", c) >= 0:
+		default:
+			return false
+		}
+	}
+	return s != ""
+}
+
+// isGraphic reports whether s has printable ASCII characters only, and no
+// space.
+func isGraphic(s string) bool {
+	for i := range len(s) {
+		if s[i] <= ' ' || s[i] >= 0x7f {
+			return false
+		}
+	}
+	return true
+}
+
+// isControl reports whether a field value cannot hold r.
+func isControl(r rune) bool { return r < ' ' && r != '\t' || r == 0x7f }
+
+// isHTTP reports whether s is an HTTP version of one digit, a point and one
+// digit, which therefore compares like a string.
+func isHTTP(s string) bool {
+	digits, ok := strings.CutPrefix(s, "HTTP/")
+	return ok && len(digits) == 3 && digits[1] == '.' &&
+		'0' <= digits[0] && digits[0] <= '9' && '0' <= digits[2] && digits[2] <= '9'
+}

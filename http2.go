@@ -1,0 +1,162 @@
+package websocket
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// upgradeStream accepts a client that comes over HTTP/2 (RFC 8441, section 5).
+func upgradeStream(w http.ResponseWriter, r *http.Request, req *Request, o *Options, opened func(*Conn)) (*Conn, error) {
+	control := http.NewResponseController(w)
+	// The deadlines of the http.Server are for requests.
+	if err := cmp.Or(control.SetReadDeadline(time.Time{}), control.SetWriteDeadline(time.Time{})); err != nil {
+		return nil, refuse(w, r, &HandshakeError{Status: http.StatusNotImplemented, Reason: "the server cannot take over the stream", err: err})
+	}
+	maps.DeleteFunc(w.Header(), isHopField)
+	if req.Protocol != "" {
+		w.Header().Set("Sec-WebSocket-Protocol", req.Protocol)
+	}
+	if req.Extensions != "" {
+		w.Header().Set("Sec-WebSocket-Extensions", req.Extensions)
+	}
+	w.WriteHeader(http.StatusOK)
+	s := newStream(w, r)
+	c := newConn(s, o, false)
+	c.agree(req)
+	if opened != nil {
+		opened(c)
+	}
+	if _, err := s.Write(nil); err != nil { // which sends the head
+		c.CloseNow()
+		return nil, err
+	}
+	return c, nil
+}
+
+// A stream is a stream of HTTP/2 as a transport. Its body is read through a pipe, because a
+// read deadline of net/http's would be the end of it.
+type stream struct {
+	net.Conn // the end of the pipe that is read from
+	body     io.ReadCloser
+	w        http.ResponseWriter
+	control  *http.ResponseController
+	local    net.Addr
+	remote   net.Addr
+
+	readErr  error        // of body; set before the pipe is closed
+	deadline atomic.Int64 // for writes, in Unix nanoseconds, or 0
+
+	mu     sync.Mutex // held while w is written to
+	closed bool
+
+	deadlines sync.Mutex // held while control sets a deadline
+	over      bool       // the handler may return: neither is to be used any more
+}
+
+func newStream(w http.ResponseWriter, r *http.Request) *stream {
+	s := &stream{body: r.Body, w: w, control: http.NewResponseController(w), local: noAddr{}, remote: noAddr{}}
+	if a, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr); ok {
+		s.local = a
+	}
+	if a, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
+		s.remote = net.TCPAddrFromAddrPort(a)
+	}
+	var in net.Conn
+	s.Conn, in = net.Pipe()
+	// When the stream has ended, what it has brought can be read for a while.
+	stop := context.AfterFunc(r.Context(), func() { in.SetWriteDeadline(time.Now().Add(closeTimeout)) })
+	go func() {
+		_, s.readErr = io.CopyBuffer(in, s.body, make([]byte, heldInputSize))
+		stop()
+		if isTimeout(s.readErr) { // of in: what the stream has brought has not been read in time
+			s.readErr = io.ErrUnexpectedEOF
+		}
+		in.Close()
+	}()
+	return s
+}
+
+func (s *stream) Read(p []byte) (int, error) {
+	n, err := s.Conn.Read(p)
+	if err == io.EOF && s.readErr != nil {
+		err = s.readErr
+	}
+	return n, err
+}
+
+func (s *stream) Write(p []byte) (n int, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return 0, net.ErrClosed
+	}
+	err = s.try(func() error {
+		if n, err = s.w.Write(p); err != nil {
+			return err
+		}
+		return s.control.Flush()
+	})
+	if d := s.deadline.Load(); err != nil && d != 0 && d <= time.Now().UnixNano() {
+		err = os.ErrDeadlineExceeded
+	}
+	return n, err
+}
+
+// try calls f, which uses w. That may panic after the handler has returned.
+func (s *stream) try(f func() error) (err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = fmt.Errorf("websocket: %v", v)
+		}
+	}()
+	return f()
+}
+
+// Close ends reads and writes in progress. The stream itself ends when its handler
+// returns.
+func (s *stream) Close() error {
+	s.Conn.Close()
+	s.body.Close()
+	if !s.mu.TryLock() {
+		s.SetWriteDeadline(time.Unix(1, 0)) // resets the stream
+		s.mu.Lock()
+	}
+	s.closed = true
+	s.mu.Unlock()
+	s.deadlines.Lock()
+	s.over = true
+	s.deadlines.Unlock()
+	return nil
+}
+
+func (s *stream) SetWriteDeadline(t time.Time) error {
+	if t.IsZero() {
+		s.deadline.Store(0)
+	} else {
+		s.deadline.Store(t.UnixNano())
+	}
+	s.deadlines.Lock()
+	defer s.deadlines.Unlock()
+	if s.over {
+		return net.ErrClosed
+	}
+	return s.try(func() error { return s.control.SetWriteDeadline(t) })
+}
+
+func (s *stream) SetDeadline(t time.Time) error {
+	return cmp.Or(s.SetReadDeadline(t), s.SetWriteDeadline(t))
+}
+
+func (s *stream) LocalAddr() net.Addr { return s.local }
+
+func (s *stream) RemoteAddr() net.Addr { return s.remote }

@@ -1,0 +1,99 @@
+package websocket
+
+import (
+	"net/http"
+	"slices"
+	"time"
+)
+
+// Options adjusts connections. The zero value and a nil pointer stand for the
+// defaults. Functions that take Options copy them; those of a [Server] must not be
+// changed once it is in use.
+type Options struct {
+	// MaxMessage is the size of the largest message that is accepted, in
+	// bytes. The connection of a peer that announces a larger one is closed
+	// with CloseMessageTooBig before the payload is read, or if it is compressed,
+	// while it is inflated. 0 means 1 MiB; a negative number means no limit, for
+	// programs that stream with NextReader.
+	MaxMessage int64
+
+	// Protocols lists subprotocols in the order of preference. A server accepts
+	// the first that the client offers too; GetRequest proposes it in
+	// Request.Protocol. A client offers all of them and finds the accepted one
+	// in Conn.Request. If there is none, the connection has no subprotocol.
+	Protocols []string
+
+	// Deflate lets messages be compressed, if the peer wants that too. Nil means
+	// that they are not.
+	Deflate *Deflate
+
+	// Origins lists the origins, besides a server's own, whose pages may connect
+	// to it by Upgrade or Server. A pattern is an origin such as
+	// "https://example.com" or "http://localhost:8080", with the scheme and without a
+	// path, in which one asterisk may stand for any part of the host
+	// ("https://*.example.com") and one for any port ("http://localhost:*"). "null"
+	// allows pages without an origin of their own, and "*" alone every page.
+	Origins []string
+
+	// Header holds fields that a client adds to its opening handshake.
+	Header http.Header
+
+	// HTTPClient is what Dial uses. Its Transport decides on proxies, TLS and how
+	// connections are made, its Jar has the cookies, and its CheckRedirect is asked
+	// about redirects. Nil means http.DefaultClient.
+	HTTPClient *http.Client
+
+	// HandshakeTimeout is how long an opening handshake may take: for a client all
+	// of it, and for a server the reading of the request by GetRequest, on a
+	// transport that has read deadlines. Under net/http the request is read within
+	// the limits of the http.Server, and what bounds the response is this and 5
+	// seconds more. 0 means 10 seconds; a negative duration means no limit.
+	HandshakeTimeout time.Duration
+
+	// CloseTimeout is how long a closing handshake may take before the
+	// transport is closed anyway. 0 or less means 5 seconds.
+	CloseTimeout time.Duration
+
+	// PingInterval is how long a peer may be silent, while Conn.Serve waits for
+	// messages, before it is pinged, when another PingInterval is over at the latest.
+	// If it remains silent for one more, or takes less than 64 KiB of what is written
+	// to it in three to five, the connection is closed. 0 means 20 seconds for the
+	// clients of a Server, and otherwise no pings; a negative duration means no pings.
+	// Hixie-76 has none.
+	PingInterval time.Duration
+
+	// MaxQueue is how many bytes of messages may wait for a client that reads
+	// them more slowly than Server.Broadcast sends, or for any client after a burst.
+	// The connection of a client for which there would be more is closed with
+	// ClosePolicyViolation. It is to be larger than the largest message, so that more than
+	// one can wait. 0 or less means 1 MiB.
+	MaxQueue int
+}
+
+// The defaults of Options.
+const (
+	maxMessage       = 1 << 20
+	handshakeTimeout = 10 * time.Second
+	closeTimeout     = 5 * time.Second
+	pingInterval     = 20 * time.Second
+	maxQueue         = 1 << 20
+)
+
+// noOptions stands for a nil pointer. Nothing changes it.
+var noOptions = new(Options)
+
+// clone returns a copy of o that its owner does not change.
+func (o *Options) clone() *Options {
+	if o == nil {
+		return noOptions
+	}
+	o2 := *o
+	o2.Protocols = slices.Clone(o.Protocols)
+	o2.Origins = slices.Clone(o.Origins)
+	o2.Header = o.Header.Clone()
+	if o.Deflate != nil {
+		d := *o.Deflate
+		o2.Deflate = &d
+	}
+	return &o2
+}

@@ -1,0 +1,209 @@
+package websocket
+
+import (
+	"bytes"
+	"cmp"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"os"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Upgrade makes a WebSocket connection of a request to an [http.Handler]. The client may
+// come over HTTP/1.1, with RFC 6455 or hixie-76, or over HTTP/2, with RFC 8441, if the
+// [http.Server] allows that: as of Go 1.26 it does with http2xconnect=1 in the environment
+// variable GODEBUG.
+//
+// Upgrade accepts clients that send no Origin, and pages whose origin is the server's own:
+// its scheme, https if the connection is encrypted, and the host and port that the client
+// asked for. Pages of other origins are refused unless Options.Origins allows them. Behind a
+// proxy that ends TLS, or changes Host, the public origin has to be listed there.
+//
+// The response has the fields of w.Header, such as cookies, apart from those that an HTTP
+// connection needs for itself. If there is an error, Upgrade has answered the request. The
+// error is a [*HandshakeError], except if the response could not be written.
+//
+// Over HTTP/1.1 the connection may be used after the handler has returned, which frees the
+// memory that net/http needs for a request, and ends the context of r. Over HTTP/2 the handler
+// must not return before the connection is closed, and a write deadline that passes ends reads
+// as well. A client that reads nothing at all from its connection, which carries other
+// requests too, holds up even CloseNow there, unless the WriteByteTimeout of the
+// [http.HTTP2Config] is set, and then for a few seconds more.
+func Upgrade(w http.ResponseWriter, r *http.Request, o *Options) (*Conn, error) {
+	return upgrade(w, r, o.clone(), nil)
+}
+
+// upgrade is Upgrade. It keeps o, and calls opened as accept does.
+func upgrade(w http.ResponseWriter, r *http.Request, o *Options, opened func(*Conn)) (*Conn, error) {
+	req, err := requestOf(r, o)
+	if err == nil {
+		err = o.checkOrigin(req)
+	}
+	if err != nil {
+		return nil, refuse(w, r, err.(*HandshakeError))
+	}
+	if r.ProtoMajor > 1 {
+		return upgradeStream(w, r, req, o, opened)
+	}
+
+	c, response, err := hijack(w, r, req, o)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.accept(req, response, opened); err != nil {
+		c.CloseNow()
+		return nil, err
+	}
+	c.SetWriteDeadline(time.Time{})
+	return c, nil
+}
+
+// hijack takes a connection over from net/http. It returns the response that is to be sent
+// before the write deadline that it has set.
+func hijack(w http.ResponseWriter, r *http.Request, req *Request, o *Options) (*Conn, []byte, error) {
+	limit := time.Time{}
+	if d := cmp.Or(o.HandshakeTimeout, handshakeTimeout); d > 0 {
+		limit = time.Now().Add(d)
+	}
+	control := http.NewResponseController(w)
+	if req.Version == Hixie76 && r.ContentLength == tokenSize {
+		control.SetReadDeadline(limit) // if it can, else net/http has one
+		if err := req.readToken(r.Body); err != nil {
+			return nil, nil, refuse(w, r, err)
+		}
+	}
+	conn, buf, err := control.Hijack()
+	if err != nil {
+		status := http.StatusInternalServerError
+		if errors.Is(err, errors.ErrUnsupported) {
+			status = http.StatusNotImplemented
+			err = fmt.Errorf("%T has neither Hijack nor Unwrap: %w", w, err)
+		}
+		return nil, nil, refuse(w, r, &HandshakeError{Status: status, Reason: "the server cannot take over the connection", err: err})
+	}
+	if !limit.IsZero() {
+		conn.SetWriteDeadline(limit.Add(closeTimeout)) // a refusal may come at the limit
+	}
+	if req.Version == Hixie76 && req.Token == "" {
+		conn.SetReadDeadline(limit)
+		if err := req.readToken(buf.Reader); err != nil {
+			PutRefusal(conn, err.Status, err.Reason)
+			conn.Close()
+			return nil, nil, err
+		}
+		conn.SetReadDeadline(time.Time{})
+	}
+	c := newConn(conn, o, false)
+	read, _ := buf.Reader.Peek(buf.Reader.Buffered())
+	c.in, c.w = slices.Clone(read), len(read)
+
+	var fields bytes.Buffer
+	maps.DeleteFunc(w.Header(), isHopField)
+	w.Header().Write(&fields)
+	return c, createResponse(req, fields.Bytes()), nil
+}
+
+// hopFields are the fields of a response that are up to the handshake or to HTTP itself.
+var hopFields = map[string]bool{
+	"Connection":               true,
+	"Content-Length":           true,
+	"Content-Type":             true,
+	"Keep-Alive":               true,
+	"Proxy-Connection":         true,
+	"Sec-Websocket-Accept":     true,
+	"Sec-Websocket-Extensions": true,
+	"Sec-Websocket-Location":   true,
+	"Sec-Websocket-Origin":     true,
+	"Sec-Websocket-Protocol":   true,
+	"Sec-Websocket-Version":    true,
+	"Te":                       true,
+	"Trailer":                  true,
+	"Transfer-Encoding":        true,
+	"Upgrade":                  true,
+}
+
+func isHopField(name string, _ []string) bool { return hopFields[http.CanonicalHeaderKey(name)] }
+
+// requestOf checks a request that net/http has read, and chooses a subprotocol. The token of
+// hixie-76 is not part of it.
+func requestOf(r *http.Request, o *Options) (*Request, error) {
+	path := r.RequestURI // as the client sent it, even behind http.StripPrefix
+	if !strings.HasPrefix(path, "/") {
+		path = r.URL.RequestURI()
+	}
+	var req *Request
+	var err error
+	switch protocol := r.Header[":protocol"]; {
+	case r.ProtoMajor > 1 && r.Method == http.MethodConnect && protocol != nil:
+		if protocol[0] != "websocket" {
+			return nil, &HandshakeError{Status: http.StatusNotImplemented, Reason: "the protocol is not websocket"}
+		}
+		req, err = newStreamRequest(r.Host, path, r.Header)
+	case r.Method != http.MethodGet:
+		return nil, &HandshakeError{Status: http.StatusMethodNotAllowed, Reason: "the method is not GET"}
+	case r.ProtoMajor > 1:
+		return nil, &HandshakeError{Status: http.StatusUpgradeRequired, Reason: "the request does not ask for a WebSocket"}
+	case r.TransferEncoding != nil:
+		return nil, badRequest("Transfer-Encoding", "announces a body")
+	default:
+		req, err = newRequest(r.Host, path, r.Header)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if r.ProtoMajor == 1 && r.ProtoMinor == 0 && req.Version == RFC6455 {
+		return nil, &HandshakeError{Status: http.StatusHTTPVersionNotSupported, Reason: "the HTTP version is not 1.1"}
+	}
+	req.Secure = r.TLS != nil
+	req.Protocol = o.chooseProtocol(req.Protocols)
+	if req.Version == RFC6455 {
+		if req.Extensions, err = o.Deflate.chooseExtensions(req.Header); err != nil {
+			return nil, err
+		}
+	}
+	if r.ProtoMajor > 1 {
+		return req, req.checkText()
+	}
+	return req, req.checkHead()
+}
+
+// readToken reads the eight bytes behind the head of a hixie-76 client.
+func (req *Request) readToken(r io.Reader) *HandshakeError {
+	token := make([]byte, tokenSize)
+	_, err := io.ReadFull(r, token)
+	switch {
+	case err == nil:
+		req.Token = string(token)
+		return nil
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return &HandshakeError{Status: http.StatusRequestTimeout, Reason: "the handshake took too long", err: err}
+	case err == io.EOF:
+		err = io.ErrUnexpectedEOF
+	}
+	return &HandshakeError{Status: http.StatusBadRequest, Reason: "the token is not 8 bytes long", err: err}
+}
+
+// refuse answers a request with the status and reason of e, and returns e.
+func refuse(w http.ResponseWriter, r *http.Request, e *HandshakeError) error {
+	h := w.Header()
+	switch e.Status {
+	case http.StatusMethodNotAllowed:
+		h.Set("Allow", http.MethodGet)
+	case http.StatusUpgradeRequired:
+		h.Set("Sec-WebSocket-Version", "13")
+		if r.ProtoMajor == 1 {
+			h.Set("Upgrade", "websocket")
+			h.Set("Connection", "Upgrade")
+		}
+	}
+	if r.Header["Sec-Websocket-Key1"] != nil {
+		h.Set("Connection", "close") // else the token would be taken for a request
+	}
+	http.Error(w, e.Reason, e.Status)
+	return e
+}
