@@ -24,82 +24,6 @@ import (
 	"time"
 )
 
-// Well-formed opening handshakes. Tests edit them.
-const (
-	rfcHead = "GET /chat?room=1 HTTP/1.1\r\n" +
-		"Host: server.example.com\r\n" +
-		"Upgrade: websocket\r\n" +
-		"Connection: Upgrade\r\n" +
-		"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n" +
-		"Origin: http://example.com\r\n" +
-		"Sec-WebSocket-Protocol: chat, superchat\r\n" +
-		"Sec-WebSocket-Version: 13\r\n\r\n"
-	rfcFields = 7
-
-	hixieHead = "GET /demo?room=1 HTTP/1.1\r\n" +
-		"Host: example.com\r\n" +
-		"Connection: Upgrade\r\n" +
-		"Sec-WebSocket-Key2: 12998 5 Y3 1  .P00\r\n" +
-		"Sec-WebSocket-Protocol: sample\r\n" +
-		"Upgrade: WebSocket\r\n" +
-		"Sec-WebSocket-Key1: 4 @1  46546xW%0l 1 5\r\n" +
-		"Origin: http://example.com\r\n\r\n"
-	hixieToken = "^n:ds[4U"
-)
-
-// editHead returns s with the first old replaced by new, or just new if old is
-// empty.
-func editHead(t testing.TB, s, old, new string) string {
-	t.Helper()
-	if old == "" {
-		return new
-	}
-	if !strings.Contains(s, old) {
-		t.Fatalf("%q is not in %q", old, s)
-	}
-	return strings.Replace(s, old, new, 1)
-}
-
-// hixieRequest returns an opening handshake with the keys and the token, and
-// the fields in the order of a draft example.
-func hixieRequest(key1, key2, token string) string {
-	return strings.NewReplacer(
-		"4 @1  46546xW%0l 1 5", key1, "12998 5 Y3 1  .P00", key2,
-	).Replace(hixieHead) + token
-}
-
-// A memStream is a stream in memory: what is written to it does not come back.
-type memStream struct {
-	io.Reader
-	out    bytes.Buffer
-	writes int
-}
-
-func (s *memStream) Write(p []byte) (int, error) {
-	s.writes++
-	return s.out.Write(p)
-}
-
-var errTooFar = errors.New("read further than needed")
-
-// A limitReader hands out s, at most step bytes at a time, and remembers
-// whether it was asked for more.
-type limitReader struct {
-	s    string
-	step int
-	over bool
-}
-
-func (r *limitReader) Read(p []byte) (int, error) {
-	if r.s == "" {
-		r.over = true
-		return 0, errTooFar
-	}
-	n := copy(p[:min(len(p), r.step)], r.s)
-	r.s = r.s[n:]
-	return n, nil
-}
-
 // A refusedHead is a row of the table of what GetRequest refuses.
 type refusedHead struct {
 	rule     string
@@ -311,8 +235,6 @@ func checkRefused(t *testing.T, data string, exact bool, status int, field strin
 	}
 }
 
-func lastBytes(s string) string { return s[max(0, len(s)-40):] }
-
 // The limits of a head, for which the doc of GetRequest stands.
 func TestGetRequestLimits(t *testing.T) {
 	t.Parallel()
@@ -368,27 +290,6 @@ func TestGetRequestLimits(t *testing.T) {
 			})
 		}
 	}
-}
-
-// checkAccepted checks that data is a whole opening handshake, for a bare
-// stream and a Conn alike, and returns the request.
-func checkAccepted(t *testing.T, data string) *Request {
-	t.Helper()
-	in := &limitReader{s: data, step: len(data)}
-	req, err := GetRequest(in)
-	if err != nil || in.over || in.s != "" {
-		t.Fatalf("bare: %v, read too far: %v, not read: %q", err, in.over, lastBytes(in.s))
-	}
-	in = &limitReader{s: data, step: len(data)}
-	again, err := GetRequest(NewConn(&memStream{Reader: in}, nil))
-	if err != nil || in.over || in.s != "" {
-		t.Fatalf("Conn: %v, read too far: %v, not read: %q", err, in.over, lastBytes(in.s))
-	}
-	if !reflect.DeepEqual(req, again) {
-		t.Fatalf("bare %+v, Conn %+v", req, again)
-	}
-	checkResponse(t, req, CreateResponse(req))
-	return req
 }
 
 func TestGetRequestAccepts(t *testing.T) {
@@ -829,29 +730,6 @@ func TestHandshakeError(t *testing.T) {
 	}
 }
 
-// A chunkReader hands out data in pieces whose sizes depend on seed.
-type chunkReader struct {
-	data []byte
-	rnd  *rand.Rand
-}
-
-func newChunkReader(data []byte, seed uint64) *chunkReader {
-	return &chunkReader{data, rand.New(rand.NewPCG(seed, 0))}
-}
-
-func (r *chunkReader) Read(p []byte) (int, error) {
-	if len(r.data) == 0 {
-		return 0, io.EOF
-	}
-	n := len(p)
-	if r.rnd.IntN(4) > 0 {
-		n = min(n, 1+r.rnd.IntN(64))
-	}
-	n = copy(p[:n], r.data)
-	r.data = r.data[n:]
-	return n, nil
-}
-
 func FuzzGetRequest(f *testing.F) {
 	add := func(s string) {
 		f.Add([]byte(s), uint64(len(s)))
@@ -920,16 +798,6 @@ func FuzzGetRequest(f *testing.F) {
 			checkResponse(t, req, CreateResponse(req))
 		}
 	})
-}
-
-// manyTokens returns a list of n different tokens, of two bytes each.
-func manyTokens(n int) string {
-	const digits = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
-	b := make([]byte, 0, 3*n)
-	for i := range n {
-		b = append(b, digits[i/len(digits)], digits[i%len(digits)], ',')
-	}
-	return string(b)
 }
 
 func BenchmarkGetRequest(b *testing.B) {

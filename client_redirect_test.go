@@ -1,0 +1,334 @@
+package websocket
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"reflect"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+)
+
+func TestDialRedirect(t *testing.T) {
+	other := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if a := r.Header.Get("Authorization") + r.Header.Get("X-Secret"); a != "x" {
+			t.Errorf("the other host has got %q", a)
+		}
+		echoHandler(&Options{Protocols: []string{"chat"}})(w, r)
+	}))
+	defer other.Close()
+	// Another name is another host. Names that end in localhost are not looked up.
+	otherURL := strings.Replace(other.URL, "127.0.0.1", "localhost", 1)
+
+	mux := http.NewServeMux()
+	s := httptest.NewServer(mux)
+	defer s.Close()
+	mux.HandleFunc("/end", func(w http.ResponseWriter, r *http.Request) {
+		if user, password, _ := r.BasicAuth(); user != "u" || password != "p" {
+			t.Errorf("%s has got Authorization %q", r.URL, r.Header["Authorization"])
+		}
+		echoHandler(&Options{Protocols: []string{"chat"}})(w, r)
+	})
+	mux.HandleFunc("/to/{status}", func(w http.ResponseWriter, r *http.Request) {
+		var status int
+		fmt.Sscan(r.PathValue("status"), &status)
+		w.Header().Set("Location", r.URL.RawQuery)
+		w.WriteHeader(status)
+	})
+	mux.HandleFunc("/circle", func(w http.ResponseWriter, r *http.Request) {
+		http.Redirect(w, r, withScheme("ws", s.URL)+"/circle", http.StatusFound)
+	})
+	chained := "/to/302?/to/307?/end"
+	for _, test := range []struct {
+		name   string
+		path   string
+		text   string // of the error
+		status int    // of the HandshakeError
+	}{
+		{"301", "/to/301?/end", "", 0},
+		{"302", "/to/302?/end", "", 0},
+		{"303", "/to/303?/end", "", 0},
+		{"307", "/to/307?/end", "", 0},
+		{"308", "/to/308?/end", "", 0},
+		{"chain", chained, "", 0},
+		{"relative", "/to/301?../end?a=b", "", 0},
+		{"ws scheme", "/to/301?" + withScheme("ws", s.URL) + "/end", "", 0},
+		{"upper-case scheme", "/to/301?" + withScheme("WS", s.URL) + "/end", "", 0},
+		{"no scheme", "/to/301?" + withScheme("", s.URL)[1:] + "/end", "", 0},
+		{"other host", "/to/307?" + otherURL, "", 0},
+		{"other host, ws", "/to/302?" + withScheme("ws", otherURL), "", 0},
+		{"circle", "/circle", "stopped after 10 redirects", 0},
+		{"circle behind another", "/to/302?" + s.URL + "/circle", "stopped after 10 redirects", 0},
+		{"other scheme", "/to/302?ftp://127.0.0.1/", "unsupported protocol scheme", 0},
+		{"not found", "/to/302?/nowhere", "404 Not Found", 404},
+		{"no Location", "/to/302?", "302", 302},
+		{"not followed", "/to/300?/end", "300 Multiple Choices", 300},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			u := strings.Replace(withScheme("ws", s.URL), "//", "//u:p@", 1) + test.path
+			client := &http.Client{Transport: new(http.Transport)}
+			defer client.CloseIdleConnections()
+			c, err := Dial(t.Context(), u, &Options{
+				HTTPClient: client,
+				Protocols:  []string{"chat"},
+				Header:     http.Header{"X-Secret": {"x"}},
+			})
+			if test.text == "" {
+				if err != nil {
+					t.Fatal(err)
+				}
+				checkEchoes(t, c)
+				if c.Request().Protocol != "chat" {
+					t.Error("no subprotocol")
+				}
+				c.Close()
+				return
+			}
+			if c != nil || err == nil || !strings.Contains(err.Error(), test.text) {
+				t.Fatalf("%v, %v instead of %q", c, err, test.text)
+			}
+			if e, _ := errors.AsType[*HandshakeError](err); (e != nil) != (test.status != 0) || e != nil && (e.Status != test.status || e.Response == nil) {
+				t.Errorf("the error is %#v", err)
+			}
+		})
+	}
+	t.Run("CheckRedirect", func(t *testing.T) {
+		var asked []string
+		no := errors.New("no further")
+		client := &http.Client{CheckRedirect: func(r *http.Request, via []*http.Request) error {
+			asked = append(asked, fmt.Sprint(r.URL.Scheme, r.URL.Path, len(via)))
+			if r.URL.Path == "/end" {
+				return no
+			}
+			return nil
+		}}
+		check := reflect.ValueOf(client.CheckRedirect).Pointer()
+		c, err := Dial(t.Context(), s.URL+"/to/301?"+withScheme("ws", s.URL)+chained, &Options{HTTPClient: client})
+		if c != nil || !errors.Is(err, no) {
+			t.Errorf("%v, %v", c, err)
+		}
+		if want := []string{"http/to/3021", "http/to/3072", "http/end3"}; !slices.Equal(asked, want) {
+			t.Errorf("CheckRedirect was asked about %q instead of %q", asked, want)
+		}
+		if reflect.ValueOf(client.CheckRedirect).Pointer() != check {
+			t.Error("the http.Client has changed")
+		}
+	})
+
+	t.Run("ErrUseLastResponse", func(t *testing.T) {
+		client := &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+		c, err := Dial(t.Context(), s.URL+"/to/307?/end", &Options{HTTPClient: client})
+		e, ok := errors.AsType[*HandshakeError](err)
+		if c != nil || !ok || e.Status != 307 || e.Response == nil || e.Response.Header.Get("Location") != "/end" {
+			t.Errorf("%v, %#v", c, err)
+		}
+	})
+
+	// ClientHandshake has one connection only and hands redirects out.
+	t.Run("ClientHandshake", func(t *testing.T) {
+		c, err := connectors[1].connect(t, t.Context(), "ws://h.example", nil,
+			answerWith("HTTP/1.1 302 Found\r\nLocation: ws://other.example/\r\nContent-Length: 0\r\n\r\n"))
+		e, ok := errors.AsType[*HandshakeError](err)
+		if c != nil || !ok || e.Status != 302 || e.Response.Header.Get("Location") != "ws://other.example/" {
+			t.Errorf("%v, %#v", c, err)
+		}
+	})
+}
+
+// A forwarder is a proxy that speaks HTTP and remembers the requests.
+type forwarder struct {
+	t        *testing.T
+	to       string // where all connections lead
+	mu       sync.Mutex
+	requests []string
+}
+
+func (f *forwarder) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	f.mu.Lock()
+	f.requests = append(f.requests, r.Method+" "+r.RequestURI+" "+r.Header.Get("Proxy-Authorization"))
+	f.mu.Unlock()
+	out, err := net.Dial("tcp", f.to)
+	if err != nil {
+		f.t.Error(err)
+		return
+	}
+	defer out.Close()
+	in, _, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		f.t.Error(err)
+		return
+	}
+	defer in.Close()
+	if r.Method == http.MethodConnect {
+		io.WriteString(in, "HTTP/1.1 200 OK\r\n\r\n")
+	} else {
+		r.Write(out) // a proxy for WebSocket keeps Connection and Upgrade
+	}
+	joinConns(in, out)
+}
+
+// joinConns passes on what comes from either side, to the end of both.
+func joinConns(a, b net.Conn) {
+	back := make(chan bool)
+	go func() {
+		io.Copy(a, b)
+		a.Close()
+		close(back)
+	}()
+	io.Copy(b, a)
+	b.Close()
+	<-back
+}
+
+// TestDialProxy goes through proxies. With wss that is CONNECT; with ws net/http sends
+// the request to the proxy, in the absolute form.
+func TestDialProxy(t *testing.T) {
+	plain := httptest.NewServer(echoHandler(nil))
+	defer plain.Close()
+	secure := httptest.NewTLSServer(echoHandler(nil))
+	defer secure.Close()
+	roots := secure.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs
+	for _, test := range []struct {
+		name string
+		to   *httptest.Server
+		url  string
+		want string
+	}{
+		{"ws", plain, "ws://h.example:81/a?b", "GET http://h.example:81/a?b Basic dTpw"},
+		{"wss", secure, "wss://example.com/a?b", "CONNECT example.com:443 Basic dTpw"}, // the name in the certificate
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			f := &forwarder{t: t, to: test.to.Listener.Addr().String()}
+			proxy := httptest.NewServer(f)
+			defer proxy.Close()
+			u, err := url.Parse(proxy.URL)
+			if err != nil {
+				t.Fatal(err)
+			}
+			u.User = url.UserPassword("u", "p")
+			transport := &http.Transport{Proxy: http.ProxyURL(u), TLSClientConfig: &tls.Config{RootCAs: roots}}
+			c, err := Dial(t.Context(), test.url, &Options{HTTPClient: &http.Client{Transport: transport}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.CloseNow()
+			checkEchoes(t, c)
+			f.mu.Lock()
+			if want := []string{test.want}; !slices.Equal(f.requests, want) {
+				t.Errorf("the proxy has got %q instead of %q", f.requests, want)
+			}
+			f.mu.Unlock()
+			if err := c.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+
+	t.Run("refused", func(t *testing.T) {
+		proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			http.Error(w, "not there", http.StatusProxyAuthRequired)
+		}))
+		defer proxy.Close()
+		u, err := url.Parse(proxy.URL)
+		if err != nil {
+			t.Fatal(err)
+		}
+		client := &http.Client{Transport: &http.Transport{Proxy: http.ProxyURL(u)}}
+		defer client.CloseIdleConnections()
+		_, err = Dial(t.Context(), "ws://h.example", &Options{HTTPClient: client})
+		if e, ok := errors.AsType[*HandshakeError](err); !ok || e.Status != http.StatusProxyAuthRequired {
+			t.Errorf("ws: %v", err)
+		}
+		// Here the answer is one to CONNECT and an error of net/http's.
+		_, err = Dial(t.Context(), "wss://h.example", &Options{HTTPClient: client})
+		if _, ok := errors.AsType[*HandshakeError](err); ok || err == nil || !strings.Contains(err.Error(), "Proxy Authentication Required") {
+			t.Errorf("wss: %v", err)
+		}
+	})
+
+	t.Run("SOCKS5", func(t *testing.T) {
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer ln.Close()
+		proxied := goErr(func() error {
+			in, err := ln.Accept()
+			if err != nil {
+				return err
+			}
+			defer in.Close()
+			// RFC 1928: one method, no authentication; CONNECT to a name.
+			b := make([]byte, 3)
+			if _, err := io.ReadFull(in, b); err != nil || !bytes.Equal(b, []byte{5, 1, 0}) {
+				return fmt.Errorf("greeted with % x, %v", b, err)
+			}
+			in.Write([]byte{5, 0})
+			b = make([]byte, 5+len("h.example")+2)
+			if _, err := io.ReadFull(in, b); err != nil || string(b) != "\x05\x01\x00\x03\x09h.example\x00\x50" {
+				return fmt.Errorf("asked for %q, %v", b, err)
+			}
+			in.Write([]byte{5, 0, 0, 1, 0, 0, 0, 0, 0, 0})
+			out, err := net.Dial("tcp", plain.Listener.Addr().String())
+			if err != nil {
+				return err
+			}
+			joinConns(in, out)
+			return nil
+		})
+		transport := &http.Transport{Proxy: http.ProxyURL(&url.URL{Scheme: "socks5", Host: ln.Addr().String()})}
+		c, err := Dial(t.Context(), "ws://h.example/", &Options{HTTPClient: &http.Client{Transport: transport}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		checkEchoes(t, c)
+		c.Close()
+		if err := wait(t, proxied); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestDialReferer follows a redirect. A URL of TLS does not go out in plain text.
+func TestDialReferer(t *testing.T) {
+	for _, test := range []struct{ from, to, want string }{
+		{"wss", "ws", ""},
+		{"wss", "WS", ""},
+		{"wss", "http", ""},
+		{"https", "ws", ""},
+		{"wss", "wss", "https://a.example/?token=secret"},
+		{"wss", "https", "https://a.example/?token=secret"},
+		{"ws", "ws", "http://a.example/?token=secret"},
+		{"ws", "wss", "http://a.example/?token=secret"},
+	} {
+		referers := make(chan string, 1)
+		client := memoryClient(t, func(conn net.Conn) {
+			r, err := http.ReadRequest(bufio.NewReader(conn))
+			switch {
+			case err != nil:
+				t.Error(err)
+			case r.Host == "a.example":
+				fmt.Fprintf(conn, "HTTP/1.1 302 Found\r\nLocation: %s://b.example/\r\nContent-Length: 0\r\n\r\n", test.to)
+			default:
+				referers <- r.Referer()
+				io.WriteString(conn, "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
+			}
+		})
+		_, err := Dial(t.Context(), test.from+"://a.example/?token=secret", &Options{HTTPClient: client})
+		if e, ok := errors.AsType[*HandshakeError](err); !ok || e.Status != 404 {
+			t.Fatalf("from %s to %s: %v", test.from, test.to, err)
+		}
+		if got := <-referers; got != test.want {
+			t.Errorf("from %s to %s: Referer %q, want %q", test.from, test.to, got, test.want)
+		}
+	}
+}
