@@ -739,7 +739,7 @@ func TestDialNestedRequest(t *testing.T) {
 	defer log.Close()
 	transport := new(http.Transport)
 	defer transport.CloseIdleConnections()
-	client := &http.Client{Transport: clientFunc(func(r *http.Request) (*http.Response, error) {
+	client := &http.Client{Transport: roundTripper(func(r *http.Request) (*http.Response, error) {
 		resp, err := transport.RoundTrip(r)
 		if note, err := http.NewRequestWithContext(r.Context(), "GET", log.URL, nil); err == nil {
 			if resp, err := transport.RoundTrip(note); err == nil {
@@ -762,15 +762,11 @@ func TestDialNestedRequest(t *testing.T) {
 	checkEchoes(t, c)
 }
 
-type clientFunc func(*http.Request) (*http.Response, error)
-
-func (f clientFunc) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
-
 // TestDialNoHost has URLs with a port or a user, but without a host, which net/http would
 // take for this machine (RFC 9110, section 4.2.1).
 func TestDialNoHost(t *testing.T) {
 	for _, u := range []string{"ws://:80/", "ws://u:p@:80", "wss://:"} {
-		client := &http.Client{Transport: clientFunc(func(r *http.Request) (*http.Response, error) {
+		client := &http.Client{Transport: roundTripper(func(r *http.Request) (*http.Response, error) {
 			return nil, errors.New("sent")
 		})}
 		if _, err := Dial(t.Context(), u, &Options{HTTPClient: client}); err == nil || !strings.Contains(err.Error(), "has no host") {

@@ -406,7 +406,7 @@ func TestPutResponseWriterError(t *testing.T) {
 	} {
 		w := struct {
 			io.Reader
-			writerFunc
+			writeFunc
 		}{strings.NewReader(rfcHead), tt.write}
 		if err := PutResponse(w, req); err != tt.want {
 			t.Errorf("%s: PutResponse: %v", tt.name, err)

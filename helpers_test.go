@@ -19,9 +19,42 @@ import (
 	"time"
 )
 
-type writerFunc func([]byte) (int, error)
+// Here is what the tests of several concepts use: connections in memory and over sockets.
 
-func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
+// TestMain fails the run if a goroutine outlives it.
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if code == 0 {
+		if left := leftGoroutines(10 * time.Second); left != nil {
+			fmt.Fprintf(os.Stderr, "goroutines left behind:\n\n%s\n", strings.Join(left, "\n\n"))
+			code = 1
+		}
+	}
+	os.Exit(code)
+}
+
+// leftGoroutines returns the stacks of the goroutines that have not ended after
+// d, without those of the testing package.
+func leftGoroutines(d time.Duration) []string {
+	for deadline := time.Now().Add(d); ; time.Sleep(time.Millisecond) {
+		b := make([]byte, 1<<20)
+		stacks := strings.Split(string(b[:runtime.Stack(b, true)]), "\n\n")[1:] // the first is the caller's
+		left := slices.DeleteFunc(stacks, func(s string) bool {
+			for _, pkg := range []string{"testing", "internal/fuzz", "runtime", "os/signal"} {
+				if strings.Contains(s, "created by "+pkg+".") || strings.Contains(s, "created by "+pkg+"/") {
+					return true
+				}
+			}
+			return false
+		})
+		if len(left) == 0 {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return left
+		}
+	}
+}
 
 // A tapeNetConn makes a tape a net.Conn.
 type tapeNetConn struct {
@@ -102,6 +135,22 @@ type cutConn struct {
 	cut           bool
 }
 
+// cutAfter returns a cutConn over conn that lets n bytes pass in one direction: until a
+// "write" fails, or a "read", or until the "EOF" of what is read.
+func cutAfter(conn net.Conn, fault string, n int) *cutConn {
+	cut := &cutConn{Conn: conn, reads: 1 << 20, writes: 1 << 20, err: errBroken}
+	switch fault {
+	case "write":
+		cut.writes = n
+	case "EOF":
+		cut.err = io.EOF
+		fallthrough
+	case "read":
+		cut.reads = n
+	}
+	return cut
+}
+
 // left returns how many of n bytes still pass in a direction.
 func (c *cutConn) left(way *int, n int) int {
 	c.mu.Lock()
@@ -154,41 +203,6 @@ func checkStopped(t testing.TB, c *Conn) {
 	if !c.shutdown || c.timer != nil && c.timer.Stop() || c.watchdog != nil && c.watchdog.Stop() ||
 		c.alive != nil && c.alive.timer.Stop() {
 		t.Error("the transport is open, or a timer runs")
-	}
-}
-
-// TestMain fails the run if a goroutine outlives it.
-func TestMain(m *testing.M) {
-	code := m.Run()
-	if code == 0 {
-		if left := leftGoroutines(10 * time.Second); left != nil {
-			fmt.Fprintf(os.Stderr, "goroutines left behind:\n\n%s\n", strings.Join(left, "\n\n"))
-			code = 1
-		}
-	}
-	os.Exit(code)
-}
-
-// leftGoroutines returns the stacks of the goroutines that have not ended after
-// d, without those of the testing package.
-func leftGoroutines(d time.Duration) []string {
-	for deadline := time.Now().Add(d); ; time.Sleep(time.Millisecond) {
-		b := make([]byte, 1<<20)
-		stacks := strings.Split(string(b[:runtime.Stack(b, true)]), "\n\n")[1:] // the first is the caller's
-		left := slices.DeleteFunc(stacks, func(s string) bool {
-			for _, pkg := range []string{"testing", "internal/fuzz", "runtime", "os/signal"} {
-				if strings.Contains(s, "created by "+pkg+".") || strings.Contains(s, "created by "+pkg+"/") {
-					return true
-				}
-			}
-			return false
-		})
-		if len(left) == 0 {
-			return nil
-		}
-		if time.Now().After(deadline) {
-			return left
-		}
 	}
 }
 
@@ -508,6 +522,7 @@ var payloadSizes = []int{16, 128, 1 << 10, 16 << 10, 1 << 20}
 
 var errBroken = errors.New("broken")
 
+// A writeFunc is an io.Writer.
 type writeFunc func([]byte) (int, error)
 
 func (f writeFunc) Write(p []byte) (int, error) { return f(p) }

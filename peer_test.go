@@ -25,6 +25,8 @@ import (
 	"time"
 )
 
+// Here are the servers, clients and opening handshakes that the tests of several concepts use.
+
 // A connector is one of the two ways to be a client, over a pipe in memory to a server
 // that is served by serve. The way of Dial is an http.Client that connects to the pipe.
 type connector struct {

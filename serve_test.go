@@ -59,16 +59,7 @@ func TestServeCut(t *testing.T) {
 					if n > 10000 {
 						t.Fatal("there is no end")
 					}
-					cut := &cutConn{Conn: p.connect(t), reads: 1 << 20, writes: 1 << 20, err: errBroken}
-					switch fault {
-					case "write":
-						cut.writes = n
-					case "EOF":
-						cut.err = io.EOF
-						fallthrough
-					case "read":
-						cut.reads = n
-					}
+					cut := cutAfter(p.connect(t), fault, n)
 					var y tally
 					c, err := ClientHandshake(cut, "ws://server.example.com/", nil)
 					if err == nil {

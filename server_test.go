@@ -574,16 +574,7 @@ func TestServerCut(t *testing.T) {
 							t.Fatal("there is no end")
 						}
 						y = tally{}
-						cut = &cutConn{reads: 1 << 20, writes: 1 << 20, err: errBroken}
-						switch fault {
-						case "write":
-							cut.writes = n
-						case "EOF":
-							cut.err = io.EOF
-							fallthrough
-						case "read":
-							cut.reads = n
-						}
+						cut = cutAfter(nil, fault, n)
 						conn := p.connect(t)
 						go io.WriteString(conn, in)
 						io.Copy(io.Discard, conn) // until the server closes it

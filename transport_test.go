@@ -450,7 +450,7 @@ func TestWritePanic(t *testing.T) {
 					io.Reader
 					io.Writer
 					io.Closer
-				}{strings.NewReader(input), writerFunc(func([]byte) (int, error) { panic("transport") }), io.NopCloser(nil)}, nil, true)
+				}{strings.NewReader(input), writeFunc(func([]byte) (int, error) { panic("transport") }), io.NopCloser(nil)}, nil, true)
 				func() {
 					defer func() {
 						if v := recover(); v != "transport" {

@@ -19,6 +19,9 @@ import (
 	"testing/iotest"
 )
 
+// Here is what the tests of several concepts know of the wire: frames and compressed messages,
+// made and parsed, mostly by other code than the package's.
+
 func sampleText(n int, seed uint64) []byte {
 	r := rand.New(rand.NewPCG(seed, 1))
 	var b strings.Builder
