@@ -8,6 +8,8 @@ import (
 	"errors"
 	"io"
 	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -53,7 +55,7 @@ func TestMeasure(t *testing.T) {
 	for _, c := range all {
 		for _, r := range c.results {
 			if r.err != nil {
-				t.Errorf("%s, %s: %v", c.work, r.library.name, r.err)
+				t.Errorf("%s, %s: %v", c.work, r.library, r.err)
 				continue
 			}
 			checkSample(t, c.work, r.library, r.rounds[0])
@@ -82,7 +84,7 @@ func checkSample(t *testing.T, w work, l library, s sample) {
 	between := func(m metric, low, high float64) {
 		t.Helper()
 		if !(s[m] >= low && s[m] <= high) {
-			t.Errorf("%s, %s: %s is %g, want %g to %g", w, l.name, units[m], s[m], low, high)
+			t.Errorf("%s, %s: %s is %g, want %g to %g", w, l, units[m], s[m], low, high)
 		}
 	}
 	if w.Kind == idle {
@@ -99,10 +101,78 @@ func checkSample(t *testing.T, w work, l library, s sample) {
 	between(size, 0, 1<<22)
 	between(p50, 0.1, s[p99])
 	if w.Kind == echo && !w.Deflate && s[wire] != float64(w.Size) {
-		t.Errorf("%s, %s: %g bytes of %d come back", w, l.name, s[wire], w.Size)
+		t.Errorf("%s, %s: %g bytes of %d come back", w, l, s[wire], w.Size)
 	}
 	if w.Deflate {
 		between(wire, 100, float64(w.Size)/2)
+	}
+}
+
+// Another build is measured beside this one, and the report compares them.
+func TestBefore(t *testing.T) {
+	if testing.Short() {
+		t.Skip("builds a program")
+	}
+	b, err := buildWith(t.Context(), "../..", t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := plan{
+		works:     []work{{Kind: echo, Size: 10, Conns: 1, InFlight: 1, Duration: 20 * time.Millisecond}},
+		libraries: []library{libraries[0], libraries[len(libraries)-1]},
+		rounds:    2,
+		before:    "../..",
+		at:        pins{-1, -1},
+	}
+	p.addBuild(b)
+	all, err := p.measure(t.Context())
+	if err != nil || len(all) != 1 || len(all[0].results) != 3 {
+		t.Fatalf("%d works, want one with 3 results: %v", len(all), err)
+	}
+	for _, r := range all[0].results {
+		if len(r.rounds) != 2 {
+			t.Errorf("%s: %d rounds, want 2: %v", r.library, len(r.rounds), r.err)
+		}
+	}
+	if report := p.markdown(all); !strings.Contains(report, "| **server@before** | "+b.version+" |") || !strings.Contains(report, "## Before and after") {
+		t.Errorf("the report does not compare the builds:\n%s", report)
+	}
+}
+
+// A checkout that cannot be built is an error that says why.
+func TestBeforeFails(t *testing.T) {
+	missing := filepath.Join(t.TempDir(), "missing")
+	if _, err := buildWith(t.Context(), missing, t.TempDir()); err == nil || !strings.Contains(err.Error(), missing) {
+		t.Errorf("a checkout that does not exist: %v", err)
+	}
+}
+
+// In every round both builds of a library are next to each other. Each is first in turn.
+func TestOrder(t *testing.T) {
+	before := &result{library: library{name: "a", build: new(build)}}
+	c := comparison{results: []*result{
+		{library: library{name: "a"}, before: before}, before, {library: library{name: "b"}}, {library: library{name: "c"}},
+	}}
+	for round, want := range []string{"a@before a b c", "b c a a@before", "c a@before a b", "a a@before b c"} {
+		var names []string
+		for _, r := range c.order(round) {
+			names = append(names, r.library.String())
+		}
+		if got := strings.Join(names, " "); got != want {
+			t.Errorf("round %d: %s, want %s", round, got, want)
+		}
+	}
+}
+
+// Builds are compared within a round, and only in rounds that both have.
+func TestChanges(t *testing.T) {
+	before := &result{rounds: map[int]sample{0: {cpu: 10}, 1: {cpu: 20}, 2: {cpu: 40}, 3: {cpu: 1}}}
+	r := &result{before: before, rounds: map[int]sample{0: {cpu: 11, allocs: 1}, 1: {cpu: 18}, 2: {cpu: 80}}}
+	if got, want := r.changes(cpu), []float64{0.9, 1.1, 2}; !slices.Equal(got, want) {
+		t.Errorf("changes are %v, want %v", got, want)
+	}
+	if got := r.changes(allocs); len(got) > 0 {
+		t.Errorf("changes from nothing are %v, want none", got)
 	}
 }
 
@@ -128,7 +198,7 @@ func TestFlags(t *testing.T) {
 	if err != nil || len(p.works) != 9 || len(p.libraries) != 2 || p.rounds != 7 {
 		t.Errorf("%d works, %d libraries, %d rounds, %v", len(p.works), len(p.libraries), p.rounds, err)
 	}
-	for _, args := range []string{"-libs nobody", "-sizes 0", "-run (", "-cpus x", "-d 2h", "more"} {
+	for _, args := range []string{"-libs nobody", "-libs raw -before x", "-sizes 0", "-run (", "-cpus x", "-d 2h", "more"} {
 		if _, err := parse(strings.Fields(args)); err == nil {
 			t.Errorf("%s is accepted", args)
 		}

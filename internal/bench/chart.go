@@ -88,7 +88,7 @@ func (c *comparison) bars(b *strings.Builder, y int) int {
 		if ratio := r.ratio(best, m); !math.IsNaN(ratio) && class != "limit" {
 			text += fmt.Sprintf(" (×%.2f)", ratio)
 		}
-		fmt.Fprintf(b, "<text class=\"label\" x=\"%d\" y=\"%d\">%s</text>", labelWidth-8, y+11, html.EscapeString(r.library.name))
+		fmt.Fprintf(b, "<text class=\"label\" x=\"%d\" y=\"%d\">%s</text>", labelWidth-8, y+11, html.EscapeString(r.library.String()))
 		fmt.Fprintf(b, "<rect class=\"%s\" x=\"%d\" y=\"%d\" width=\"%.1f\" height=\"%d\" rx=\"2\"/>", class, labelWidth, y, width, barHeight)
 		fmt.Fprintf(b, "<text x=\"%.1f\" y=\"%d\">%s</text>\n", labelWidth+width+6, y+11, text)
 		y += barStep

@@ -12,6 +12,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -35,6 +36,7 @@ type plan struct {
 	works     []work
 	libraries []library
 	rounds    int
+	before    string // a checkout of this library, to compare with
 	output    string
 	at        pins
 	remarks   []string // what makes the numbers worth less
@@ -48,6 +50,18 @@ func bench(ctx context.Context, args []string) error {
 	}
 	for _, remark := range p.remarks {
 		fmt.Fprintln(os.Stderr, "note:", remark)
+	}
+	if p.before != "" {
+		dir, err := os.MkdirTemp("", "bench")
+		if err != nil {
+			return err
+		}
+		defer os.RemoveAll(dir)
+		b, err := buildWith(ctx, p.before, dir)
+		if err != nil {
+			return err
+		}
+		p.addBuild(b)
 	}
 	results, err := p.measure(ctx)
 	if len(results) == 0 {
@@ -80,6 +94,7 @@ func parse(args []string) (p plan, err error) {
 	rounds := flags.Int("rounds", 0, "measure all of it so many `times` and take the medians (default 3, or 1 with -short)")
 	duration := flags.Duration("d", 0, "measure each work for so long (default 1s, or 50ms with -short)")
 	cpus := flags.String("cpus", "", "`processors` for server and load, such as 0,1 (default: two on different cores)")
+	before := flags.String("before", "", "measure each of our libraries also as it is in this `directory`, a checkout of another commit")
 	output := flags.String("o", "", "write `name`.md and name.svg, instead of the table to the standard output")
 	list := flags.Bool("list", false, "list works and libraries, and exit")
 	flags.Usage = func() {
@@ -93,7 +108,7 @@ func parse(args []string) (p plan, err error) {
 		return p, fmt.Errorf("what is %q?", flags.Arg(0))
 	}
 
-	p.works, p.rounds, p.output = standardWorks(), 3, *output
+	p.works, p.rounds, p.before, p.output = standardWorks(), 3, *before, *output
 	if *short {
 		p.works, p.rounds = shortWorks(), 1
 		*duration = cmp.Or(*duration, 50*time.Millisecond)
@@ -144,6 +159,9 @@ func parse(args []string) (p plan, err error) {
 		}
 		return p, flag.ErrHelp
 	}
+	if p.before != "" && !slices.ContainsFunc(p.libraries, func(l library) bool { return l.ours }) {
+		return p, errors.New("-before needs one of our libraries")
+	}
 	return p, p.choosePins(*cpus)
 }
 
@@ -182,6 +200,7 @@ func (p *plan) choosePins(cpus string) (err error) {
 // A result holds all samples of a library for a work.
 type result struct {
 	library library
+	before  *result        // the same library in the other build, or nil
 	rounds  map[int]sample // those that have succeeded
 	err     error
 }
@@ -192,6 +211,26 @@ type comparison struct {
 	results []*result
 }
 
+// order returns the results in the order in which a round measures them. Nobody is always
+// first. The two builds of a library are next to each other, so that they find the machine
+// in the same state.
+func (c *comparison) order(round int) []*result {
+	turns := slices.DeleteFunc(slices.Clone(c.results), func(r *result) bool { return r.library.build != nil })
+	var order []*result
+	for i := range turns {
+		r := turns[(i+round)%len(turns)]
+		switch {
+		case r.before == nil:
+			order = append(order, r)
+		case round%2 == 0:
+			order = append(order, r.before, r)
+		default:
+			order = append(order, r, r.before)
+		}
+	}
+	return order
+}
+
 // measure does all rounds. Within a round the libraries take turns with each work, so that
 // what else the machine does, or how warm it is, concerns all of them. If ctx is done
 // it returns what there is.
@@ -200,9 +239,14 @@ func (p *plan) measure(ctx context.Context) (all []*comparison, err error) {
 	for _, w := range p.works {
 		c := &comparison{work: w}
 		for _, l := range p.libraries {
-			if l.can(w) {
-				c.results = append(c.results, &result{library: l, rounds: make(map[int]sample)})
+			if !l.can(w) {
+				continue
 			}
+			r := &result{library: l, rounds: make(map[int]sample)}
+			if l.build != nil {
+				c.results[len(c.results)-1].before = r
+			}
+			c.results = append(c.results, r)
 		}
 		if len(c.results) > 0 {
 			all = append(all, c)
@@ -212,9 +256,7 @@ func (p *plan) measure(ctx context.Context) (all []*comparison, err error) {
 	begin, done := time.Now(), 0
 	for round := range p.rounds {
 		for _, c := range all {
-			for i := range c.results {
-				// Nobody is always first.
-				r := c.results[(i+round)%len(c.results)]
+			for _, r := range c.order(round) {
 				if r.err == nil {
 					s, failure := measure(ctx, r.library, c.work, p.at)
 					if ctx.Err() != nil {
@@ -240,8 +282,8 @@ func (p *plan) measure(ctx context.Context) (all []*comparison, err error) {
 // last describes what a step has yielded.
 func (r *result) last(round int, w work) string {
 	if r.err != nil {
-		return fmt.Sprintf("%s fails: %v", r.library.name, r.err)
+		return fmt.Sprintf("%s fails: %v", r.library, r.err)
 	}
 	m := w.metric()
-	return fmt.Sprintf("%s %s %s", r.library.name, number(r.rounds[round][m]), units[m])
+	return fmt.Sprintf("%s %s %s", r.library, number(r.rounds[round][m]), units[m])
 }

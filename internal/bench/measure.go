@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"os"
 	"slices"
 	"time"
 )
@@ -34,8 +35,16 @@ type pins struct{ server, load int }
 // measure has a library do a work once, in two processes of its own, which end when ctx
 // is done.
 func measure(ctx context.Context, l library, w work, at pins) (s sample, err error) {
+	self, err := os.Executable()
+	if err != nil {
+		return s, err
+	}
+	path := self
+	if l.build != nil {
+		path = l.build.path
+	}
 	j := job{Role: "server", Library: l.name, Work: w}
-	server, a, err := start(ctx, j, at.server)
+	server, a, err := start(ctx, path, j, at.server)
 	if err != nil {
 		return s, err
 	}
@@ -45,7 +54,7 @@ func measure(ctx context.Context, l library, w work, at pins) (s sample, err err
 		return s, err
 	}
 	j.Role, j.Address = "load", a.Address
-	load, _, err := start(ctx, j, at.load)
+	load, _, err := start(ctx, self, j, at.load)
 	if err != nil {
 		return s, server.failure(err)
 	}

@@ -91,7 +91,7 @@ func eachQuestion(f func(question) answer) error {
 	}
 }
 
-// A process is one that this program has started from itself.
+// A process is one that this program has started from itself, or from another build of itself.
 type process struct {
 	name string
 	cmd  *exec.Cmd
@@ -107,14 +107,10 @@ const (
 	answerTime = 60 * time.Second
 )
 
-// start starts a process on the given processor, or on any if that is negative, and waits
-// until it is ready. The process ends when ctx is done.
-func start(ctx context.Context, j job, cpu int) (*process, answer, error) {
+// start starts the program at path on the given processor, or on any if that is negative,
+// and waits until it is ready. The process ends when ctx is done.
+func start(ctx context.Context, path string, j job, cpu int) (*process, answer, error) {
 	text, err := json.Marshal(j)
-	if err != nil {
-		return nil, answer{}, err
-	}
-	path, err := os.Executable()
 	if err != nil {
 		return nil, answer{}, err
 	}

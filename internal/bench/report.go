@@ -68,12 +68,17 @@ func (r *result) median(m metric) float64 {
 	for _, s := range r.rounds {
 		all = append(all, s[m])
 	}
-	if len(all) == 0 {
+	slices.Sort(all)
+	return middle(all)
+}
+
+// middle returns the median of sorted numbers, NaN if there are none.
+func middle(sorted []float64) float64 {
+	n := len(sorted)
+	if n == 0 {
 		return math.NaN()
 	}
-	slices.Sort(all)
-	n := len(all)
-	return (all[(n-1)/2] + all[n/2]) / 2
+	return (sorted[(n-1)/2] + sorted[n/2]) / 2
 }
 
 // ratio returns what r needs for one that other needs, by their medians.
@@ -82,6 +87,22 @@ func (r *result) ratio(other *result, m metric) float64 {
 		return math.NaN()
 	}
 	return r.median(m) / other.median(m)
+}
+
+// tooFew is less than one in a hundred messages. So few allocations are those of the runtime.
+const tooFew = 0.01
+
+// changes returns, sorted, what r needs for one that its other build needs, for each round
+// that both have, unless that is next to nothing.
+func (r *result) changes(m metric) []float64 {
+	var all []float64
+	for round, s := range r.rounds {
+		if before, ok := r.before.rounds[round]; ok && before[m] >= tooFew {
+			all = append(all, s[m]/before[m])
+		}
+	}
+	slices.Sort(all)
+	return all
 }
 
 // best returns the result of the peer that needs least, or nil.
@@ -144,6 +165,14 @@ func factor(x float64) string {
 	return fmt.Sprintf("%.2f", x)
 }
 
+// change formats a ratio that is close to 1.
+func change(x float64) string {
+	if math.IsNaN(x) {
+		return "–"
+	}
+	return fmt.Sprintf("%.3f", x)
+}
+
 // markdown returns the report: where it was measured, a table of all works, and one for each.
 func (p *plan) markdown(all []*comparison) string {
 	var b strings.Builder
@@ -165,10 +194,13 @@ func (p *plan) markdown(all []*comparison) string {
 	b.WriteString("\n")
 	b.WriteString("| library | version | how |\n|---|---|---|\n")
 	for _, l := range p.libraries {
-		fmt.Fprintf(&b, "| %s | %s | %s |\n", l.title(), version(l.module), l.about)
+		fmt.Fprintf(&b, "| %s | %s | %s |\n", l.title(), l.version(), l.about)
 	}
 	b.WriteString("\n")
 	p.overview(&b, all)
+	if p.before != "" {
+		changeTables(&b, all)
+	}
 	for _, c := range all {
 		c.table(&b)
 	}
@@ -178,9 +210,9 @@ func (p *plan) markdown(all []*comparison) string {
 // title returns the name of l, in bold if it is ours.
 func (l library) title() string {
 	if l.ours {
-		return "**" + l.name + "**"
+		return "**" + l.String() + "**"
 	}
-	return l.name
+	return l.String()
 }
 
 // overview writes a table with a row for each work and a column for each library.
@@ -196,20 +228,52 @@ func (p *plan) overview(b *strings.Builder, all []*comparison) {
 		m, best := c.work.metric(), c.best()
 		least := math.NaN()
 		for _, l := range p.libraries {
-			i := slices.IndexFunc(c.results, func(r *result) bool { return r.library.name == l.name })
+			i := slices.IndexFunc(c.results, func(r *result) bool { return r.library.String() == l.String() })
 			if i < 0 {
 				b.WriteString(" |")
 				continue
 			}
 			r := c.results[i]
 			fmt.Fprintf(b, " %s |", number(r.median(m)))
-			if x := r.ratio(best, m); l.ours && !(x >= least) && !math.IsNaN(x) {
+			if x := r.ratio(best, m); l.ours && l.build == nil && !(x >= least) && !math.IsNaN(x) {
 				least = x
 			}
 		}
 		fmt.Fprintf(b, " %s |\n", factor(least))
 	}
 	b.WriteString("\n")
+}
+
+// changeTables writes what has changed since the other build, a table for each metric.
+func changeTables(b *strings.Builder, all []*comparison) {
+	b.WriteString("## Before and after\n\nWhat a library needs after by what it needs before, both in the same round: the median over the rounds, the least and the most.\n\n")
+	for _, m := range []metric{cpu, allocs, memory} {
+		var rows strings.Builder
+		for _, c := range all {
+			if !slices.Contains(c.work.columns(), m) {
+				continue
+			}
+			for _, r := range c.results {
+				if r.before != nil {
+					r.changeRow(&rows, c.work, m)
+				}
+			}
+		}
+		if rows.Len() > 0 {
+			fmt.Fprintf(b, "| work | library | %s before | after | after / before | least | most | rounds |\n|---|---|--:|--:|--:|--:|--:|--:|\n%s\n", units[m], &rows)
+		}
+	}
+}
+
+// changeRow writes what has changed in one metric of one work.
+func (r *result) changeRow(b *strings.Builder, w work, m metric) {
+	all := r.changes(m)
+	least, most := math.NaN(), math.NaN()
+	if len(all) > 0 {
+		least, most = all[0], all[len(all)-1]
+	}
+	fmt.Fprintf(b, "| %s | %s | %s | %s | %s | %s | %s | %d |\n", w, r.library,
+		number(r.before.median(m)), number(r.median(m)), change(middle(all)), change(least), change(most), len(all))
 }
 
 // table writes all numbers of one work.
@@ -248,22 +312,25 @@ func (c *comparison) table(b *strings.Builder) {
 	b.WriteString("\n")
 }
 
-// version returns the version of a module in this program.
-func version(module string) string {
+// version returns the version of l in this program, or in the other build.
+func (l library) version() string {
+	if l.build != nil {
+		return l.build.version
+	}
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
 		return "unknown"
 	}
-	if module == ourModule {
+	if l.ours {
 		for _, s := range info.Settings {
 			if s.Key == "vcs.revision" {
 				return s.Value[:min(12, len(s.Value))]
 			}
 		}
-		return "this repository"
+		return describe(".") // go run does not note the commit
 	}
 	for _, m := range info.Deps {
-		if m.Path == module {
+		if m.Path == l.module {
 			return m.Version
 		}
 	}

@@ -32,14 +32,23 @@ type library struct {
 	module string // the path of its module; empty for raw TCP
 	about  string
 	ours   bool
-	http   bool // it can serve through net/http
-	raw    bool // it can serve a listener itself
-	shouts bool // it can broadcast
-	reads  bool // it differs from the one before only in how it reads messages, or answers them
+	http   bool   // it can serve through net/http
+	raw    bool   // it can serve a listener itself
+	shouts bool   // it can broadcast
+	reads  bool   // it differs from the one before only in how it reads messages, or answers them
+	build  *build // the other build to measure it in, if it is not this program
 
 	// serve serves l until the process ends, and returns at once. Every message is sent
 	// back. The function that it returns, if any, sends a message to all clients.
 	serve func(l net.Listener, w work) (shout func(p []byte))
+}
+
+// String returns the name of l, and tells the other build of a library from this one.
+func (l library) String() string {
+	if l.build != nil {
+		return l.name + "@before"
+	}
+	return l.name
 }
 
 const ourModule = "github.com/54eee7d7/websocket"
