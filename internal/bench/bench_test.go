@@ -7,6 +7,7 @@ import (
 	"encoding/xml"
 	"errors"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -134,6 +135,7 @@ func TestBefore(t *testing.T) {
 			t.Errorf("%s: %d rounds, want 2: %v", r.library, len(r.rounds), r.err)
 		}
 	}
+	p.noise = math.Inf(1)
 	if report := p.markdown(all); !strings.Contains(report, "| **server@before** | "+b.version+" |") || !strings.Contains(report, "## Before and after") {
 		t.Errorf("the report does not compare the builds:\n%s", report)
 	}
@@ -176,6 +178,50 @@ func TestChanges(t *testing.T) {
 	}
 }
 
+// A work is too noisy if raw TCP says so, in three rounds or more.
+func TestNoise(t *testing.T) {
+	raw := libraries[slices.IndexFunc(libraries, library.gauges)]
+	with := func(name kind, values ...float64) *comparison {
+		c := &comparison{work: work{Kind: name}}
+		r := &result{library: raw, rounds: make(map[int]sample)}
+		for round, x := range values {
+			var s sample
+			s[c.work.metric()] = x
+			r.rounds[round] = s
+		}
+		c.results = []*result{{library: libraries[0]}, r}
+		return c
+	}
+	p := plan{noise: 15}
+	for _, test := range []struct {
+		c     *comparison
+		noise float64
+		quiet bool
+	}{
+		{with(echo, 105, 95, 100), 10, true},
+		{with(echo, 110, 94, 100), 16, false},
+		{with(idle, 5000, 8000, 4000, 5000), 80, false},
+		{with(echo, 1, 9), math.NaN(), true},
+		{with(echo, 0, 0, 0), math.NaN(), true},
+		{with(echo), math.NaN(), true},
+		{&comparison{}, math.NaN(), true},
+	} {
+		noise := test.c.noise()
+		if noise != test.noise && !(math.IsNaN(noise) && math.IsNaN(test.noise)) {
+			t.Errorf("%s: the noise is %g, want %g", test.c.work, noise, test.noise)
+		}
+		if got := len(p.quiet([]*comparison{test.c})) == 1; got != test.quiet {
+			t.Errorf("%s: with a noise of %g it is quiet: %t, want %t", test.c.work, noise, got, test.quiet)
+		}
+	}
+
+	quiet, noisy := with(echo, 1, 1, 1), with(idle, 1111, 2222, 3333)
+	report := p.markdown([]*comparison{quiet, noisy})
+	if !strings.Contains(report, "too noisy for figures") || strings.Contains(report, "2222") {
+		t.Errorf("the report has figures of a work that was too noisy:\n%s", report)
+	}
+}
+
 // A failure of the server is in the error.
 func TestMeasureFails(t *testing.T) {
 	w := work{Kind: echo, Size: 10, Conns: 1, InFlight: 1}
@@ -198,7 +244,15 @@ func TestFlags(t *testing.T) {
 	if err != nil || len(p.works) != 9 || len(p.libraries) != 2 || p.rounds != 7 {
 		t.Errorf("%d works, %d libraries, %d rounds, %v", len(p.works), len(p.libraries), p.rounds, err)
 	}
-	for _, args := range []string{"-libs nobody", "-libs raw -before x", "-sizes 0", "-run (", "-cpus x", "-d 2h", "more"} {
+	p, err = parse([]string{"-libs", "gws"})
+	if err != nil || len(p.libraries) != 2 || p.libraries[1].name != "raw" {
+		t.Errorf("%d libraries, want raw as well: %v", len(p.libraries), err)
+	}
+	p, err = parse([]string{"-libs", "gws", "-rounds", "2"})
+	if err != nil || len(p.libraries) != 1 || len(p.remarks) == 0 {
+		t.Errorf("%d libraries in 2 rounds, want one, and a remark: %v", len(p.libraries), err)
+	}
+	for _, args := range []string{"-noise -1", "-noise NaN", "-libs nobody", "-libs raw -before x", "-sizes 0", "-run (", "-cpus x", "-d 2h", "more"} {
 		if _, err := parse(strings.Fields(args)); err == nil {
 			t.Errorf("%s is accepted", args)
 		}

@@ -80,7 +80,7 @@ func (c *comparison) bars(b *strings.Builder, y int) int {
 		switch {
 		case r.library.ours:
 			class = "ours"
-		case r.library.module == "":
+		case r.library.gauges():
 			class = "limit"
 		}
 		width := max(1, max(x, 0)/most*(chartWidth-labelWidth-numberWidth))

@@ -36,7 +36,8 @@ type plan struct {
 	works     []work
 	libraries []library
 	rounds    int
-	before    string // a checkout of this library, to compare with
+	before    string  // a checkout of this library, to compare with
+	noise     float64 // by how many percent raw TCP may differ between rounds
 	output    string
 	at        pins
 	remarks   []string // what makes the numbers worth less
@@ -70,6 +71,15 @@ func bench(ctx context.Context, args []string) error {
 	if err != nil {
 		p.remarks = append(p.remarks, err.Error())
 	}
+	quiet := p.quiet(results)
+	if len(quiet) == 0 {
+		return errors.Join(err, fmt.Errorf("the machine was too noisy: with each work raw TCP differed by more than %g%% between rounds", p.noise))
+	}
+	if noisy := len(results) - len(quiet); noisy > 0 {
+		remark := fmt.Sprintf("the machine was too noisy for %d of %d works, which have no figures", noisy, len(results))
+		fmt.Fprintln(os.Stderr, "note:", remark)
+		p.remarks = append(p.remarks, remark)
+	}
 	table := p.markdown(results)
 	if p.output == "" {
 		fmt.Print(table)
@@ -78,7 +88,7 @@ func bench(ctx context.Context, args []string) error {
 	table += fmt.Sprintf("![The main works](%s.svg)\n", filepath.Base(p.output))
 	return errors.Join(err,
 		os.WriteFile(p.output+".md", []byte(table), 0o644),
-		os.WriteFile(p.output+".svg", []byte(chart(results)), 0o644))
+		os.WriteFile(p.output+".svg", []byte(chart(quiet)), 0o644))
 }
 
 // parse makes a plan of the arguments.
@@ -93,6 +103,7 @@ func parse(args []string) (p plan, err error) {
 	inFlight := flags.String("inflight", "", "echo these `numbers` of messages at once on each connection (default 1,16,128)")
 	rounds := flags.Int("rounds", 0, "measure all of it so many `times` and take the medians (default 3, or 1 with -short)")
 	duration := flags.Duration("d", 0, "measure each work for so long (default 1s, or 50ms with -short)")
+	noise := flags.Float64("noise", 15, "give no figures of a work with which raw TCP differs between rounds by more than this `percentage`")
 	cpus := flags.String("cpus", "", "`processors` for server and load, such as 0,1 (default: two on different cores)")
 	before := flags.String("before", "", "measure each of our libraries also as it is in this `directory`, a checkout of another commit")
 	output := flags.String("o", "", "write `name`.md and name.svg, instead of the table to the standard output")
@@ -158,6 +169,14 @@ func parse(args []string) (p plan, err error) {
 			fmt.Printf("%-14s %s\n", l.name, l.about)
 		}
 		return p, flag.ErrHelp
+	}
+	if p.noise = *noise; !(p.noise >= 0) {
+		return p, fmt.Errorf("%g is not a percentage", p.noise)
+	}
+	if p.rounds < enoughRounds {
+		p.remarks = append(p.remarks, fmt.Sprintf("fewer than %d rounds do not show how noisy the machine is", enoughRounds))
+	} else if !slices.ContainsFunc(p.libraries, library.gauges) {
+		p.libraries = append(p.libraries, libraries[slices.IndexFunc(libraries, library.gauges)])
 	}
 	if p.before != "" && !slices.ContainsFunc(p.libraries, func(l library) bool { return l.ours }) {
 		return p, errors.New("-before needs one of our libraries")

@@ -91,7 +91,8 @@ func eachQuestion(f func(question) answer) error {
 	}
 }
 
-// A process is one that this program has started from itself, or from another build of itself.
+// A process is one that this program has started from itself, or from another build of
+// itself.
 type process struct {
 	name string
 	cmd  *exec.Cmd

@@ -62,15 +62,18 @@ func (w work) per() string {
 	return "All for each message."
 }
 
-// median returns the median of a metric over all rounds, NaN if there are none.
-func (r *result) median(m metric) float64 {
+// values returns a metric in all rounds, sorted.
+func (r *result) values(m metric) []float64 {
 	var all []float64
 	for _, s := range r.rounds {
 		all = append(all, s[m])
 	}
 	slices.Sort(all)
-	return middle(all)
+	return all
 }
+
+// median returns the median of a metric over all rounds, NaN if there are none.
+func (r *result) median(m metric) float64 { return middle(r.values(m)) }
 
 // middle returns the median of sorted numbers, NaN if there are none.
 func middle(sorted []float64) float64 {
@@ -109,7 +112,7 @@ func (r *result) changes(m metric) []float64 {
 func (c *comparison) best() (best *result) {
 	m := c.work.metric()
 	for _, r := range c.results {
-		if r.library.ours || r.library.module == "" || len(r.rounds) == 0 {
+		if r.library.ours || r.library.gauges() || len(r.rounds) == 0 {
 			continue
 		}
 		if best == nil || r.median(m) < best.median(m) {
@@ -122,11 +125,38 @@ func (c *comparison) best() (best *result) {
 // raw returns the result of TCP alone, or nil.
 func (c *comparison) raw() *result {
 	for _, r := range c.results {
-		if r.library.module == "" {
+		if r.library.gauges() {
 			return r
 		}
 	}
 	return nil
+}
+
+// enoughRounds is how many it takes to tell how noisy the machine is.
+const enoughRounds = 3
+
+// noise returns by how many percent of its median raw TCP differs between rounds, in the
+// metric by which libraries are compared. It is NaN if that is not known.
+func (c *comparison) noise() float64 {
+	raw := c.raw()
+	if raw == nil || len(raw.rounds) < enoughRounds {
+		return math.NaN()
+	}
+	all := raw.values(c.work.metric())
+	if all[0] <= 0 {
+		return math.NaN()
+	}
+	return 100 * (all[len(all)-1] - all[0]) / middle(all)
+}
+
+// quiet returns the comparisons during which the machine is not known to have been too noisy.
+func (p *plan) quiet(all []*comparison) (quiet []*comparison) {
+	for _, c := range all {
+		if !(c.noise() > p.noise) {
+			quiet = append(quiet, c)
+		}
+	}
+	return quiet
 }
 
 // sorted returns the results, the one that needs least first, failures last.
@@ -197,12 +227,18 @@ func (p *plan) markdown(all []*comparison) string {
 		fmt.Fprintf(&b, "| %s | %s | %s |\n", l.title(), l.version(), l.about)
 	}
 	b.WriteString("\n")
-	p.overview(&b, all)
+	quiet := p.quiet(all)
+	p.overview(&b, quiet)
 	if p.before != "" {
-		changeTables(&b, all)
+		changeTables(&b, quiet)
 	}
 	for _, c := range all {
-		c.table(&b)
+		c.heading(&b)
+		if slices.Contains(quiet, c) {
+			c.table(&b)
+		} else {
+			fmt.Fprintf(&b, "That is more than %g%%: the machine was too noisy for figures.\n\n", p.noise)
+		}
 	}
 	return b.String()
 }
@@ -276,11 +312,19 @@ func (r *result) changeRow(b *strings.Builder, w work, m metric) {
 		number(r.before.median(m)), number(r.median(m)), change(middle(all)), change(least), change(most), len(all))
 }
 
+// heading writes the name of a work, and how noisy the machine was.
+func (c *comparison) heading(b *strings.Builder) {
+	name := c.work.String()
+	fmt.Fprintf(b, "## %s\n\n", strings.ToUpper(name[:1])+name[1:])
+	if noise := c.noise(); !math.IsNaN(noise) {
+		fmt.Fprintf(b, "Raw TCP differed by %.1f%% between rounds. ", noise)
+	}
+}
+
 // table writes all numbers of one work.
 func (c *comparison) table(b *strings.Builder) {
 	w := c.work
-	name := w.String()
-	fmt.Fprintf(b, "## %s\n\n%s\n\n", strings.ToUpper(name[:1])+name[1:], w.per())
+	fmt.Fprintf(b, "%s\n\n", w.per())
 	columns := w.columns()
 	fmt.Fprintf(b, "| library | %s | to best other | to raw TCP |", units[columns[0]])
 	for _, m := range columns[1:] {

@@ -51,6 +51,10 @@ func (l library) String() string {
 	return l.name
 }
 
+// gauges reports whether l is raw TCP, which can do every work and shows with each how
+// noisy the machine is.
+func (l library) gauges() bool { return l.module == "" }
+
 const ourModule = "github.com/54eee7d7/websocket"
 
 var libraries = []library{
