@@ -40,10 +40,7 @@ func (s *Server) Send(t MessageType, p []byte, to ...*Conn) error {
 
 // send sends p to connections that it takes from a sequence while it holds mu.
 func (s *Server) send(t MessageType, p []byte, to iter.Seq[*Conn]) error {
-	limit := maxQueue
-	if s.MaxQueue > 0 {
-		limit = s.MaxQueue
-	}
+	limit := s.queueLimit()
 	switch {
 	case t != Text && t != Binary:
 		return fmt.Errorf("websocket: there is no %v", t)
@@ -53,7 +50,7 @@ func (s *Server) send(t MessageType, p []byte, to iter.Seq[*Conn]) error {
 		return errors.New("websocket: a broadcast is larger than Options.MaxQueue")
 	}
 	limit = min(limit, math.MaxInt-maxHeader) + maxHeader // the largest fits, with its header
-	all := outputs.Get().(*output)
+	all := newOutput()
 	defer all.free()
 	const (
 		plain = iota
@@ -68,7 +65,7 @@ func (s *Server) send(t MessageType, p []byte, to iter.Seq[*Conn]) error {
 	burst := time.Since(s.sent) < burstGap
 	s.mu.Lock()
 	for c := range to {
-		if s.has(c) && !(c.dec.hixie && t == Binary) {
+		if s.has(c) && !(t == Binary && c.write.isHixie()) {
 			s.targets = append(s.targets, c)
 		}
 	}
@@ -77,22 +74,15 @@ func (s *Server) send(t MessageType, p []byte, to iter.Seq[*Conn]) error {
 	for _, c := range s.targets {
 		kind := plain
 		switch {
-		case c.dec.hixie:
+		case c.write.isHixie():
 			kind = hixie
-		case c.deflate.compresses(p) && c.deflate.send.bits == c.deflate.windowBits():
+		case c.write.compressesAlike(p):
 			kind = compressed
 		}
 		f := &frames[kind]
 		if f[1] == 0 { // made for the first that needs it
 			f[0] = len(all.b)
-			switch kind {
-			case hixie:
-				all.b = appendHixie(all.b, finBit|opText, p)
-			case plain:
-				all.b = appendFrame(all.b, finBit|byte(t), p, false)
-			default:
-				all.b = c.deflate.appendCompressed(all.b, finBit|byte(t), p)
-			}
+			all.b = c.write.appendBroadcast(all.b, finBit|byte(t), p, kind == compressed)
 			f[1] = len(all.b)
 		}
 		if c.enqueue(all.b[f[0]:f[1]], p, limit, !burst) {
@@ -146,106 +136,38 @@ func (s *Server) push() {
 func (c *Conn) enqueue(frame, p []byte, limit int, now bool) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.writable() != nil || c.stage >= ending {
+	switch {
+	case c.end.writable() != nil || c.turn.isOver():
+		return false
+	case c.write.waiting()+len(frame) > limit:
+		c.startCloseLocked(&CloseError{Code: ClosePolicyViolation, Reason: "too many messages wait to be read", by: byUs})
+		c.t.limitRead(time.Unix(1, 0)) // Serve waits for input; this ends the wait
+		return false
+	case now && c.t.isSocket() && c.write.isEmpty():
+		c.drainLocked(c.write.takeFrame(frame, p), false)
 		return false
 	}
-	waiting := c.sending
-	for _, o := range []*output{c.out, c.queue} {
-		if o != nil {
-			waiting += len(o.b)
-		}
+	switch queued := c.write.enqueue(frame, p); {
+	case queued:
+		return false
+	case !c.t.isSocket():
+		c.writeLaterLocked(0)
+		return false
 	}
-	switch {
-	case waiting+len(frame) > limit:
-		c.leaveClose(&CloseError{Code: ClosePolicyViolation, Reason: "too many messages wait to be read", by: byUs})
-		// Serve waits for input; this ends the wait.
-		c.limit = time.Unix(1, 0)
-		c.applyDeadline()
-	case c.stage == opening || c.writer != nil:
-		if c.queue == nil {
-			c.queue = outputs.Get().(*output)
-		}
-		c.queue.b = append(c.queue.b, frame...)
-	default:
-		if frame[0]&rsv1Bit != 0 { // never for hixie-76
-			c.deflate.send.add(p)
-		}
-		c.crowded = true
-		if now && c.raw != nil && c.out == nil && !c.writing {
-			c.writeNow(frame)
-			return false
-		}
-		out := c.output()
-		out.b = append(out.b, frame...)
-		if c.raw == nil {
-			c.writeWithin(0)
-		} else if !c.due {
-			c.due = true
-			return true
-		}
-	}
-	return false
+	return c.serve.Load().claim()
 }
 
-// push writes the output to a socket. If that has to wait for the peer, it is left to another
-// goroutine.
+// push writes the output to a socket. If that has to wait for the peer, it is left to the
+// timer's goroutine.
 func (c *Conn) push() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.due = false
+	c.serve.Load().unclaim()
 	switch {
-	case c.out == nil || c.broken != nil || c.shutdown:
-	case c.writing:
-		c.writeWithin(0)
+	case !c.write.pending() || c.end.failed() != nil || c.end.isShut():
+	case c.write.isBusy():
+		c.writeLaterLocked(0)
 	default:
-		out, batch := c.take()
-		c.writeSome(out.b, batch)
-		out.free()
+		c.drainLocked(c.write.take(), false)
 	}
-}
-
-// writeNow writes a frame to a socket without putting it into the output, which is empty. mu
-// is held.
-func (c *Conn) writeNow(frame []byte) {
-	c.batch++
-	c.writing, c.sending = true, len(frame)
-	c.writeSome(frame, c.batch)
-}
-
-// writeSome writes p for whoever has set writing, and leaves what would have to wait for the
-// peer to another goroutine. mu is held on entry and on return, but not during the write.
-func (c *Conn) writeSome(p []byte, batch uint64) {
-	c.mu.Unlock()
-	rest, err := c.writeRaw(p, false)
-	if err != nil || len(rest) == 0 {
-		c.mu.Lock()
-		c.taken(batch, err)
-		return
-	}
-	out := outputs.Get().(*output)
-	out.b = append(out.b, rest...)
-	go func() {
-		_, err := c.writeRaw(out.b, true)
-		out.free()
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		c.taken(batch, err)
-	}()
-	c.mu.Lock()
-}
-
-// unqueue moves broadcasts that need not wait any more to the output, and reports whether
-// there were any. mu is held.
-func (c *Conn) unqueue() bool {
-	if c.queue == nil || c.stage == opening || c.writer != nil {
-		return false
-	}
-	if c.writable() == nil {
-		out := c.output()
-		out.b = append(out.b, c.queue.b...)
-	}
-	c.deflate.forget()
-	c.queue.free()
-	c.queue = nil
-	return true
 }

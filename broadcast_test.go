@@ -143,12 +143,12 @@ func TestDeflateBroadcastOnce(t *testing.T) {
 	for i := range 6 {
 		rw := new(tape)
 		c := tapeDeflate(rw, &Deflate{ContextTakeover: i%2 == 0, WindowBits: []int{0, 9}[i/4]}, false)
-		c.deflate.Deflate = d
+		c.write.deflate.Deflate = d
 		if i < 4 && i%2 == 0 { // what it has got before does not matter
 			c.WriteMessage(Text, sampleText(1000, 2))
 			rw.events = nil
 		}
-		c.beginServe(-1)
+		c.beginServe(-1, 0)
 		c.opened()
 		s.add(c)
 		defer c.CloseNow()
@@ -160,7 +160,7 @@ func TestDeflateBroadcastOnce(t *testing.T) {
 		}
 		for _, c := range s.conns {
 			c.mu.Lock()
-			if err := c.flush(); err != nil {
+			if err := c.flushLocked(); err != nil {
 				t.Error(err)
 			}
 			c.mu.Unlock()
@@ -190,11 +190,11 @@ func TestDeflateBroadcastOnce(t *testing.T) {
 	allocations := func(clients int) float64 {
 		var pending sync.WaitGroup
 		s := new(Server)
-		z := newDeflation(d, d.offer(), false)
-		frame := z.appendCompressed(nil, finBit|opText, p)
+		z, _ := newDeflation(d, d.offer(), false)
+		frame := z.appendMessage(nil, finBit|opText, p)
 		for range clients {
 			c := tapeDeflate(sink{&pending, make(chan struct{})}, d, false)
-			c.beginServe(-1)
+			c.beginServe(-1, 0)
 			c.opened()
 			s.add(c)
 			defer c.CloseNow()
@@ -218,7 +218,7 @@ func TestDeflateBroadcastContext(t *testing.T) {
 		e := &end{tap: &wireTap{Conn: tapeNetConn{tape: new(tape)}}, bits: cmp.Or(bits, 15)}
 		e.Conn = tapeDeflate(e.tap, d, false)
 		s := new(Server)
-		e.beginServe(-1)
+		e.beginServe(-1, 0)
 		e.opened()
 		s.add(e.Conn)
 		var want []string
@@ -231,7 +231,7 @@ func TestDeflateBroadcastContext(t *testing.T) {
 			}
 			e.mu.Lock()
 			defer e.mu.Unlock()
-			if err := e.flush(); err != nil {
+			if err := e.flushLocked(); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -278,7 +278,7 @@ func TestDeflateForget(t *testing.T) {
 		rw, peer := net.Pipe()
 		go io.Copy(io.Discard, peer)
 		c := packedConn(rw, nil, false, false)
-		c.stage = opening
+		c.beginServe(-1, 0)
 		c.enqueue(frame, []byte("x"), 1<<20, false)
 		var group sync.WaitGroup
 		group.Go(func() { c.WriteMessage(Text, p) })
@@ -616,7 +616,7 @@ func TestBroadcastAllocations(t *testing.T) {
 		s := new(Server)
 		for range clients {
 			c := newConn(sink{&bytes, make(chan struct{})}, nil, false)
-			c.beginServe(-1)
+			c.beginServe(-1, 0)
 			c.opened()
 			s.add(c)
 			defer c.CloseNow()
@@ -644,7 +644,7 @@ func TestBroadcastLargeAllocations(t *testing.T) {
 	s := new(Server)
 	for range clients {
 		c := newConn(sink{&bytes, make(chan struct{})}, nil, false)
-		c.beginServe(-1)
+		c.beginServe(-1, 0)
 		c.opened()
 		s.add(c)
 		defer c.CloseNow()
@@ -791,6 +791,7 @@ func TestSendOthers(t *testing.T) {
 	for range 10 {
 		c, _ := tapeConn(nil, false, false)
 		other.begin()
+		c.beginServe(-1, 0)
 		other.add(c)
 		conns = append(conns, c)
 	}
@@ -807,7 +808,7 @@ func TestSendOthers(t *testing.T) {
 	}
 	wg.Wait()
 	for _, c := range conns {
-		if w := c.rw.(*tape).writes(); len(w) > 0 {
+		if w := c.t.rw.(*tape).writes(); len(w) > 0 {
 			t.Errorf("sent %q", w[0].wrote)
 		}
 	}

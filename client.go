@@ -46,7 +46,7 @@ func Dial(ctx context.Context, rawURL string, o *Options) (*Conn, error) {
 		return nil, err
 	}
 	client := *cmp.Or(o.HTTPClient, http.DefaultClient)
-	timeout := cmp.Or(o.HandshakeTimeout, handshakeTimeout)
+	timeout := o.handshakeLimit()
 	if client.Timeout > 0 && (timeout < 0 || client.Timeout < timeout) {
 		timeout = client.Timeout
 	}
@@ -109,7 +109,7 @@ func Dial(ctx context.Context, rawURL string, o *Options) (*Conn, error) {
 	}
 	c := newConn(rw, o, true)
 	c.agree(req)
-	c.in, c.w = read, len(read)
+	c.t.preload(read)
 	return c, nil
 }
 
@@ -170,7 +170,7 @@ func ClientHandshake(rw io.ReadWriter, rawURL string, o *Options) (*Conn, error)
 		return nil, err
 	}
 	c := newConn(rw, o, true)
-	if d := cmp.Or(o.HandshakeTimeout, handshakeTimeout); d > 0 {
+	if d := o.handshakeLimit(); d > 0 {
 		c.SetDeadline(time.Now().Add(d))
 		defer c.SetDeadline(time.Time{})
 	}
@@ -190,7 +190,7 @@ func ClientHandshake(rw io.ReadWriter, rawURL string, o *Options) (*Conn, error)
 		return nil, err
 	}
 	read, _ := br.Peek(br.Buffered())
-	c.in, c.w = slices.Clone(read), len(read)
+	c.t.preload(slices.Clone(read))
 	c.agree(req)
 	return c, nil
 }

@@ -209,11 +209,11 @@ func TestDialFirstFrames(t *testing.T) {
 					t.Fatal(err)
 				}
 				defer c.CloseNow()
-				if _, ok := c.rw.(*tls.Conn); ok != secure {
-					t.Errorf("the transport is a %T", c.rw)
+				if _, ok := c.t.rw.(*tls.Conn); ok != secure {
+					t.Errorf("the transport is a %T", c.t.rw)
 				}
-				if _, ok := c.rw.(*net.TCPConn); ok == secure || (c.raw != nil) != (ok && runtime.GOOS != "windows") {
-					t.Errorf("the transport is a %T, and waits on the socket: %v", c.rw, c.raw != nil)
+				if _, ok := c.t.rw.(*net.TCPConn); ok == secure || (c.t.raw != nil) != (ok && runtime.GOOS != "windows") {
+					t.Errorf("the transport is a %T, and waits on the socket: %v", c.t.rw, c.t.raw != nil)
 				}
 				checkFirst(t, c)
 				checkEchoes(t, c)
@@ -409,8 +409,8 @@ func TestDialTransport(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer c.CloseNow()
-		if _, ok := c.rw.(*net.UnixConn); !ok || c.raw == nil && runtime.GOOS != "windows" {
-			t.Errorf("the transport is a %T", c.rw)
+		if _, ok := c.t.rw.(*net.UnixConn); !ok || c.t.raw == nil && runtime.GOOS != "windows" {
+			t.Errorf("the transport is a %T", c.t.rw)
 		}
 		checkEchoes(t, c)
 		checkDeadline(t, c)
@@ -452,8 +452,8 @@ func TestDialTransport(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer c.CloseNow()
-		if _, ok := c.rw.(*net.TCPConn); !ok {
-			t.Errorf("the transport is a %T", c.rw)
+		if _, ok := c.t.rw.(*net.TCPConn); !ok {
+			t.Errorf("the transport is a %T", c.t.rw)
 		}
 		checkEchoes(t, c)
 		if c.Request().Header.Get("X-Added") != "" {

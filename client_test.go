@@ -702,7 +702,7 @@ func TestClientHandshake(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if got := c.raw != nil; got != (test.idle && runtime.GOOS != "windows") {
+			if got := c.t.raw != nil; got != (test.idle && runtime.GOOS != "windows") {
 				t.Errorf("waits on the socket: %v", got)
 			}
 			checkFirst(t, c)

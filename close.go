@@ -1,3 +1,6 @@
+// Closing: the closing handshake (RFC 6455, section 7) from either side, and the end of the
+// transport.
+
 package websocket
 
 import (
@@ -37,54 +40,80 @@ func (c *Conn) CloseWith(code CloseCode, reason string) error {
 		return err
 	}
 	e := &CloseError{Code: code, Reason: reason, by: byUs}
-	c.mu.Lock()
-	follower := c.closing && !c.left
-	first := c.writable() == nil && c.rerr == nil
-	hopeless := c.beginClose(e)
-	if c.closer == nil {
-		defer c.mu.Unlock()
-		if !first {
-			return nil
-		}
-		return c.flush()
+	if !c.t.closes() {
+		return c.closeStream(e)
 	}
-	if hopeless {
+	awaits, done := c.beginClose(e)
+	if done {
+		return nil
+	}
+	return c.endClose(e, awaits)
+}
+
+// closeStream is CloseWith for a transport that cannot be closed.
+func (c *Conn) closeStream(e *CloseError) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	first := c.end.writable() == nil && c.end.readable() == nil
+	c.beginCloseLocked(e)
+	if !first {
+		return nil
+	}
+	return c.flushLocked()
+}
+
+// beginClose begins a closing handshake, and takes the turn to read the answer, unless that is
+// left to Serve: then it is done. It reports whether there is an answer to wait for.
+func (c *Conn) beginClose(e *CloseError) (awaits, done bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	follows := c.end.follows()
+	if c.beginCloseLocked(e) {
 		c.mu.Unlock()
 		c.shut()
 		c.mu.Lock()
 	}
-	if c.stage.calls() {
-		c.left = !follower
-		c.mu.Unlock()
-		return nil
+	if c.turn.calls() {
+		if !follows {
+			c.end.lead(serveCloses)
+		}
+		return false, true
 	}
-	c.left = false
-	for c.reading || follower && !c.shutdown {
-		c.turn.Wait()
+	c.end.lead(methodCloses)
+	for c.turn.reads() || follows && !c.end.isShut() {
+		c.cond.Wait()
 	}
-	c.reading = true
-	c.freeDeadlines()
-	first = c.sent && !follower
-	c.mu.Unlock()
+	c.turn = turnReading
+	c.t.freeDeadlines()
+	return c.end.awaits() && !follows, false
+}
 
-	var err error
-	for first && err == nil && c.ended == nil {
-		_, err = c.step()
+// endClose waits for the answer and closes the transport.
+func (c *Conn) endClose(e *CloseError, awaits bool) (err error) {
+	returned := false // or else the transport has panicked
+	defer func() {
+		if !returned {
+			c.release(errPanic)
+		}
+	}()
+	if awaits {
+		err = c.awaitClose()
 	}
 	c.mu.Lock()
-	err = cmp.Or(err, c.ended, c.flush())
+	err = cmp.Or(err, c.end.lastInput(), c.flushLocked())
+	answered := c.end.answered()
+	client := c.write.isClient()
 	c.mu.Unlock()
-	answer, _ := c.ended.(*CloseError)
-	answered := answer != nil && answer.by != byFailure
-	if c.client || !answered {
-		c.linger()
+	if client || !answered {
+		c.t.linger()
 	}
-	c.endRead(e)
+	returned = true
+	c.release(e)
 	closed := c.shut()
 	switch {
-	case !first || answered:
+	case !awaits || answered:
 		return nil
-	case c.late.Load():
+	case c.isLate():
 		return fmt.Errorf("websocket: no answer to the close frame: %w", os.ErrDeadlineExceeded)
 	case closed == errShut: // by CloseNow
 		return net.ErrClosed
@@ -92,40 +121,75 @@ func (c *Conn) CloseWith(code CloseCode, reason string) error {
 	return err
 }
 
-// beginClose makes e the error of all later calls and has a close frame sent, unless
-// that is hopeless, so that the transport is to be closed. mu is held.
-func (c *Conn) beginClose(e *CloseError) (hopeless bool) {
-	c.startWatchdog()
-	c.closing = true
-	c.sent = c.sent || c.writable() == nil && c.rerr == nil
-	_, reset := errors.AsType[*net.OpError](c.rerr) // by the peer, as a rule
-	hopeless = c.shaking || c.broken != nil || reset || c.dec.hixie && c.writer != nil
-	if hopeless {
-		c.werr = cmp.Or[error](c.werr, e)
-	} else {
-		c.putClose(e)
+// awaitClose drops what comes before the answer to a close frame.
+func (c *Conn) awaitClose() error {
+	for !c.isOver() {
+		p, n, err := c.read.next(c.t.input())
+		if err != nil {
+			return c.fail(err)
+		}
+		c.t.use(n)
+		switch {
+		case n == 0:
+			err = c.fill(p.need)
+		case p.opcode == opClose:
+			err = c.acceptClose(p.payload)
+		}
+		if err != nil {
+			return err
+		}
 	}
-	c.stopReading(e)
-	c.turn.Broadcast()
-	if c.closer == nil {
+	return nil
+}
+
+func (c *Conn) isOver() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.end.isOver()
+}
+
+func (c *Conn) isLate() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.end.isLate()
+}
+
+// beginCloseLocked makes e the error of all later calls and has a close frame sent, unless
+// that is hopeless, so that the transport is to be closed.
+func (c *Conn) beginCloseLocked(e *CloseError) (hopeless bool) {
+	c.startWatchdogLocked()
+	send, hopeless := c.end.begin(e, c.write.endable())
+	if send {
+		c.write.putClose(e.Code, e.Reason)
+	}
+	c.stopReadsLocked(e)
+	c.cond.Broadcast()
+	if !c.t.closes() {
 		return false
 	}
-	if hopeless {
-		c.sent = false
-	} else {
+	if !hopeless {
 		// Another goroutine writes while this one reads: the peer may have much to
 		// send before it reads.
-		c.writeWithin(0)
+		c.writeLaterLocked(0)
 	}
-	c.freeDeadlines()
+	c.t.freeDeadlines()
 	return hopeless
 }
 
-// freeDeadlines leaves the watchdog as the only deadline. mu is held.
-func (c *Conn) freeDeadlines() {
-	c.limit, c.deadline = time.Time{}, time.Time{}
-	c.applyDeadline()
-	c.SetWriteDeadline(time.Time{})
+// startClose begins a closing handshake that is left to Serve, unless the connection has
+// ended already. It returns the error of all later reads.
+func (c *Conn) startClose(e *CloseError) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.startCloseLocked(e)
+	return c.end.readable()
+}
+
+func (c *Conn) startCloseLocked(e *CloseError) {
+	c.end.leave()
+	if c.beginCloseLocked(e) {
+		go c.shut()
+	}
 }
 
 // CloseNow closes the transport at once, without a closing handshake. Pending and later
@@ -136,32 +200,14 @@ func (c *Conn) CloseNow() error { return c.abort(net.ErrClosed) }
 // calls.
 func (c *Conn) abort(e error) error {
 	c.mu.Lock()
-	c.broken = e
-	c.werr = cmp.Or(c.werr, e)
-	c.stopReading(e)
-	c.turn.Broadcast()
+	c.end.breakWrites(e)
+	c.stopReadsLocked(e)
+	c.cond.Broadcast()
 	c.mu.Unlock()
 	if err := c.shut(); err != errShut {
 		return err
 	}
 	return nil
-}
-
-// startClose begins a closing handshake that is left to Serve, unless the connection has
-// ended already. It returns the error of all later reads.
-func (c *Conn) startClose(e *CloseError) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.leaveClose(e)
-	return c.rerr
-}
-
-// leaveClose is startClose where mu is held.
-func (c *Conn) leaveClose(e *CloseError) {
-	c.left = c.left || !c.closing
-	if c.beginClose(e) {
-		go c.shut()
-	}
 }
 
 // acceptClose answers a close frame, unless that is the answer (RFC 6455,
@@ -173,11 +219,10 @@ func (c *Conn) acceptClose(payload []byte) error {
 		return c.fail(err)
 	}
 	e := &CloseError{Code: code, Reason: reason}
-	if c.dec.typ != 0 {
+	if c.read.within() {
 		e.by = byPeerEarly
 	}
-	c.endWith(e)
-	if !c.client {
+	if c.endWith(e); !c.write.isClient() {
 		c.shut()
 	}
 	return e
@@ -194,94 +239,64 @@ func (c *Conn) fail(err error) error {
 // endWith sends a close frame because of what has been read, and ends the read if the
 // transport panics.
 func (c *Conn) endWith(e *CloseError) {
-	c.ended = e
 	returned := false
 	defer func() {
 		if !returned {
-			c.endRead(e)
+			c.release(e)
 		}
 	}()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.startWatchdog()
-	c.putClose(e)
-	c.flush()
+	c.end.end(e)
+	c.startWatchdogLocked()
+	c.putCloseLocked(e)
+	c.flushLocked()
 	returned = true
 }
 
-// putClose puts a close frame behind the output, unless nothing more can be sent,
-// and makes e the error of all later writes. The reason goes with it only if it is
-// this side's. mu is held.
-func (c *Conn) putClose(e *CloseError) {
-	switch {
-	case c.writable() != nil:
-	case !c.dec.hixie:
-		reason := e.Reason
-		if e.by == byPeer || e.by == byPeerEarly {
-			reason = ""
-		}
-		out := c.output()
-		out.b = appendFrame(out.b, finBit|opClose, appendClose(nil, e.Code, reason), c.client)
-	case c.writer == nil: // else it would be text of the open message
-		out := c.output()
-		out.b = append(out.b, 0xFF, 0x00)
-	}
-	c.werr = cmp.Or[error](c.werr, e)
-}
-
-// linger waits for the peer to close the transport: if this side did it while
-// there is input that has not been read, a TCP connection would be reset, and the
-// peer might lose what was sent last.
-func (c *Conn) linger() {
-	half, ok := c.closer.(interface{ CloseWrite() error })
-	if !ok || half.CloseWrite() != nil {
-		return
-	}
-	c.makeRoom(heldInputSize)
-	for err := error(nil); err == nil; {
-		_, err = c.readTransport(c.in)
-	}
-}
-
-// errShut is what shut returns if the transport has been closed before.
+// errShut is what shut returns if another call closes the transport, or none can.
 var errShut = errors.New("websocket: transport already closed")
 
 // shut closes the transport, once. When it returns, that is done.
 func (c *Conn) shut() error {
-	c.mu.Lock()
-	if c.shutdown || c.closer == nil {
-		for c.shutdown && !c.shutEnd {
-			c.turn.Wait()
-		}
-		c.mu.Unlock()
+	if !c.t.closes() || !c.beginShut() {
 		return errShut
 	}
-	c.shutdown = true
-	c.turn.Broadcast()
-	for _, t := range []*time.Timer{c.timer, c.watchdog} {
-		if t != nil {
-			t.Stop()
-		}
-	}
-	if c.alive != nil {
-		c.alive.timer.Stop()
-	}
-	c.mu.Unlock()
 	defer func() {
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		c.shutEnd = true
-		c.turn.Broadcast()
+		c.end.closed()
+		c.cond.Broadcast()
 	}()
-	return c.closer.Close()
+	return c.t.close()
 }
 
-// startWatchdog has the transport closed when the time for the closing handshake
-// is over. mu is held.
-func (c *Conn) startWatchdog() {
-	if c.watchdog == nil && c.closer != nil && !c.shutdown {
-		c.watchdog = time.AfterFunc(cmp.Or(max(0, c.opts.CloseTimeout), closeTimeout), func() {
-			c.late.Store(true)
+// beginShut reports whether the caller is the one that is to close the transport. If not, it
+// waits until that is done.
+func (c *Conn) beginShut() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.end.isShut() {
+		for !c.end.isClosed() {
+			c.cond.Wait()
+		}
+		return false
+	}
+	c.end.shut()
+	c.cond.Broadcast()
+	c.timers.stop()
+	c.serve.Load().stop()
+	return true
+}
+
+// startWatchdogLocked has the transport closed when the time for the closing handshake
+// is over.
+func (c *Conn) startWatchdogLocked() {
+	if c.timers.close == nil && c.t.closes() && !c.end.isShut() {
+		c.timers.close = time.AfterFunc(c.opts.closeLimit(), func() {
+			c.mu.Lock()
+			c.end.expire()
+			c.mu.Unlock()
 			c.shut()
 		})
 	}

@@ -39,7 +39,7 @@ func TestClose(t *testing.T) {
 						closer, peer = peer, closer
 					}
 					want := CloseError{tt.code, tt.reason, byPeer}
-					if peer.dec.hixie {
+					if peer.write.hixie {
 						want, tt.eof = CloseError{Code: CloseNoStatus}, true
 					}
 					done := goErr(func() error { return closer.CloseWith(tt.code, tt.reason) })
@@ -78,14 +78,14 @@ func TestClose(t *testing.T) {
 					if _, _, rerr := closer.ReadMessage(); rerr != err {
 						t.Errorf("ReadMessage after Close returned %v", rerr)
 					}
-					if err := closer.Ping(t.Context()); !closer.dec.hixie && !errors.Is(err, net.ErrClosed) {
+					if err := closer.Ping(t.Context()); !closer.write.hixie && !errors.Is(err, net.ErrClosed) {
 						t.Errorf("Ping after Close returned %v", err)
 					}
 					if _, err := GetFrame(closer); err != io.EOF {
 						t.Errorf("GetFrame after Close returned %v", err)
 					}
 					for _, c := range []*Conn{closer, peer} {
-						if _, err := c.rw.Write([]byte{0}); err == nil {
+						if _, err := c.t.rw.Write([]byte{0}); err == nil {
 							t.Error("a transport is open")
 						}
 					}
@@ -162,7 +162,7 @@ func TestCloseBehindWrite(t *testing.T) {
 		// begin closes behind a message that has not been read.
 		begin := func(t *testing.T) (c *Conn, peer net.Conn, written, closed <-chan error) {
 			c, peer = barePeer(t, nil, tt.client)
-			c.dec.hixie = tt.hixie
+			speakHixie(c, tt.hixie)
 			written = goErr(func() error { return c.WriteMessage(Text, message) })
 			synctest.Wait()
 			c.SetDeadline(time.Now().Add(50 * time.Millisecond)) // no concern of Close
@@ -218,7 +218,7 @@ func TestCloseUnanswered(t *testing.T) {
 			t.Run(fmt.Sprint(tt.want, "/hixie=", hixie), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					c, peer := barePeer(t, &Options{CloseTimeout: tt.option}, false)
-					c.dec.hixie = hixie
+					speakHixie(c, hixie)
 					start := time.Now()
 					gone := make(chan time.Duration, 1)
 					go func() {
@@ -263,7 +263,7 @@ func TestCloseWhileReading(t *testing.T) {
 				t.Run(fmt.Sprintf("%s/%q/hixie=%t", m.name, message, hixie), func(t *testing.T) {
 					synctest.Test(t, func(t *testing.T) {
 						c, peer := barePeer(t, nil, false)
-						c.dec.hixie = hixie
+						speakHixie(c, hixie)
 						read := goErr(func() error {
 							p, err := m.open(c, 4)()
 							if err == nil {
@@ -318,7 +318,7 @@ func TestCloseAmidMessage(t *testing.T) {
 		t.Run(fmt.Sprint("hixie=", hixie), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				c, peer := barePeer(t, nil, false)
-				c.dec.hixie = hixie
+				speakHixie(c, hixie)
 				got := make(chan []byte, 1)
 				go func() {
 					b, _ := io.ReadAll(peer)
@@ -682,7 +682,7 @@ func TestServerClosesFirst(t *testing.T) {
 			t.Run(fmt.Sprintf("%s/hixie=%t", begins, hixie), func(t *testing.T) {
 				socket, peer := socketPair(t, "tcp", "127.0.0.1:0")
 				c := newConn(socket, nil, false)
-				c.dec.hixie = hixie
+				speakHixie(c, hixie)
 				done := goErr(func() error {
 					if begins == "server" {
 						return c.Close()
@@ -733,7 +733,7 @@ func TestCloseWithoutCloser(t *testing.T) {
 	for _, hixie := range []bool{false, true} {
 		rw := &tape{in: [][]byte{{1}}}
 		c := newConn(noClose{rw}, nil, false)
-		c.dec.hixie = hixie
+		speakHixie(c, hixie)
 		if err := c.Close(); err != nil {
 			t.Error("Close returned", err)
 		}
@@ -763,7 +763,7 @@ func TestCloseWithoutCloser(t *testing.T) {
 func TestCloseHixieWriter(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c, peer := barePeer(t, nil, false)
-		c.dec.hixie = true
+		speakHixie(c, true)
 		sent := make(chan string)
 		go func() {
 			b, _ := io.ReadAll(peer)
@@ -789,7 +789,7 @@ func TestCloseAfterEOF(t *testing.T) {
 	for _, pair := range pairs {
 		t.Run(pair.name, func(t *testing.T) {
 			server, client := pair.open(t, nil)
-			client.rw.(io.Closer).Close()
+			client.t.rw.(io.Closer).Close()
 			if _, err := GetFrame(server); err != io.EOF {
 				t.Error("GetFrame returned", err)
 			}

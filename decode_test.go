@@ -348,8 +348,8 @@ func testRule(t *testing.T, r wireRule, client, late bool) {
 func testSticky(t *testing.T, c *Conn, end error, times int) {
 	t.Helper()
 	c.mu.Lock()
-	werr, rerr := c.werr, c.rerr
-	c.rw = wireStream{&wireOnce{ended: true}, wireRefusal{}}
+	werr, rerr := c.end.writeErr, c.end.readErr
+	c.t.rw = wireStream{&wireOnce{ended: true}, wireRefusal{}}
 	c.mu.Unlock()
 	if werr == nil || werr != rerr || end != io.EOF && end != rerr {
 		t.Errorf("the errors differ: returned %v, then %v for reading and %v for writing", end, rerr, werr)
@@ -459,7 +459,7 @@ func TestTruncated(t *testing.T) {
 			for _, chunk := range wireChunks {
 				for _, read := range wireReads {
 					c := newConn(wireStream{&wireOnce{Reader: chunk.of(strings.NewReader(in[:cut]))}, io.Discard}, nil, false)
-					c.dec.hixie = hixie
+					speakHixie(c, hixie)
 					got, err := read.all(c)
 					if err != want || between && read.name != "Read" && len(got) != n {
 						t.Fatalf("hixie=%v cut at %d, %s %s: %d messages, %v, want %v", hixie, cut, chunk.name, read.name, len(got), err, want)
@@ -708,7 +708,7 @@ func testHixieRule(t *testing.T, r hixieRule, in io.Reader, how string, read fun
 	w := &wireCloser{wireStream: wireStream{in, &out}}
 	c := newConn(w, &Options{MaxMessage: cmp.Or(r.max, 1000)}, false)
 	defer c.CloseNow()
-	c.dec.hixie = true
+	speakHixie(c, true)
 	got, err := read(c)
 
 	var want []wireMessage

@@ -223,22 +223,22 @@ func (d *Deflate) chooseExtensions(header http.Header) (string, error) {
 	return "", nil
 }
 
-// checkExtensions reports whether the client that sent r can be answered with
-// r.Extensions, and returns the parameters if there are any.
-func (r *Request) checkExtensions() (p *deflateParams, err error) {
-	if r.Extensions == "" {
+// checkExtensions reports whether a client that has sent these fields can be answered with
+// extensions, and returns their parameters if there are any.
+func checkExtensions(extensions string, header http.Header) (p *deflateParams, err error) {
+	if extensions == "" {
 		return nil, nil
 	}
 	bad := badRequest("Sec-WebSocket-Extensions", "does not offer what the response has")
-	answers, err := parseExtensions([]string{r.Extensions})
-	if err != nil || len(answers) != 1 || r.Version != RFC6455 {
+	answers, err := parseExtensions([]string{extensions})
+	if err != nil || len(answers) != 1 {
 		return nil, bad
 	}
 	answer, ok := parseDeflate(answers[0], true)
 	if !ok {
 		return nil, bad
 	}
-	offers, err := parseExtensions(r.Header["Sec-Websocket-Extensions"])
+	offers, err := parseExtensions(header["Sec-Websocket-Extensions"])
 	if err != nil {
 		return nil, err
 	}

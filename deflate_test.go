@@ -193,8 +193,8 @@ func checkOffer(t *testing.T, way, want string, c *Conn, extensions, wrote strin
 	if err != nil || extensions != want || wrote != answered(want) {
 		t.Errorf("%s: extensions %q, %v, wrote %q", way, extensions, err, wrote)
 	}
-	if c != nil && (c.deflate != nil) != (want != "") {
-		t.Errorf("%s: the connection has compression: %t", way, c.deflate != nil)
+	if c != nil && (c.read.unpack != nil) != (want != "") {
+		t.Errorf("%s: the connection has compression: %t", way, c.read.unpack != nil)
 	}
 }
 
@@ -242,7 +242,7 @@ func TestDeflateHixie(t *testing.T) {
 		stream := &memStream{Reader: strings.NewReader(head)}
 		c := NewConn(stream, &Options{Deflate: d})
 		req, err := ShakeHands(c)
-		if err != nil || req.Extensions != "" || c.deflate != nil || strings.Contains(stream.out.String(), "Extensions") {
+		if err != nil || req.Extensions != "" || c.read.unpack != nil || strings.Contains(stream.out.String(), "Extensions") {
 			t.Errorf("%+v: %+v, %v, wrote %q", d, req, err, stream.out.String())
 		}
 	}
@@ -305,14 +305,14 @@ func TestDeflateFilter(t *testing.T) {
 				response := string(CreateResponse(req))
 				err = PutResponse(c, req)
 				if !tt.ok {
-					if _, ok := errors.AsType[*HandshakeError](err); !ok || response != "" || stream.writes != 0 || c.deflate != nil {
+					if _, ok := errors.AsType[*HandshakeError](err); !ok || response != "" || stream.writes != 0 || c.read.unpack != nil {
 						t.Errorf("%v, wrote %q, CreateResponse %q", err, stream.out.String(), response)
 					}
 					checkNoResponse(t, req)
 					continue
 				}
 				want := answered(tt.extensions)
-				if err != nil || stream.out.String() != want || response != want || (c.deflate != nil) != (tt.extensions != "") {
+				if err != nil || stream.out.String() != want || response != want || (c.read.unpack != nil) != (tt.extensions != "") {
 					t.Errorf("%v, wrote %q, CreateResponse %q", err, stream.out.String(), response)
 				}
 				bare := &memStream{Reader: strings.NewReader("")}
@@ -352,10 +352,10 @@ func TestDeflateParameters(t *testing.T) {
 			got  window
 			want window
 		}{
-			{server.deflate.send, tt.toClient},
-			{server.deflate.recv, tt.toServer},
-			{client.deflate.send, tt.toServer},
-			{client.deflate.recv, tt.toClient},
+			{server.write.deflate.window, tt.toClient},
+			{server.read.unpack.window, tt.toServer},
+			{client.write.deflate.window, tt.toServer},
+			{client.read.unpack.window, tt.toClient},
 		} {
 			if w.got.takeover != w.want.takeover || w.got.bits != w.want.bits {
 				t.Errorf("%+v, %+v: window %+v, want %+v", tt.server, tt.client, w.got, w.want)
@@ -516,8 +516,8 @@ func TestDeflateClient(t *testing.T) {
 						t.Fatal(err)
 					}
 					if got := c.Request().Extensions; got != strings.Trim(strings.Join(a.extensions, ", "), " ") ||
-						(c.deflate != nil) != (got != "") {
-						t.Errorf("extensions %q, compression %t", got, c.deflate != nil)
+						(c.read.unpack != nil) != (got != "") {
+						t.Errorf("extensions %q, compression %t", got, c.read.unpack != nil)
 					}
 					c.CloseNow()
 				})

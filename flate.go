@@ -8,16 +8,20 @@ import (
 	"sync"
 )
 
-// A deflation is the compression of one connection.
-type deflation struct {
+// A deflater compresses what one side of a connection sends. Its writer has it.
+type deflater struct {
 	*Deflate
-	send, recv window
-	writer     messageWriter // stands for a message that is compressed and sent in its turn
-	reading    *inflation    // of the message in progress, if that is read in pieces
+	window
 }
 
-// newDeflation returns what a connection needs if p is agreed on.
-func newDeflation(d *Deflate, p deflateParams, client bool) *deflation {
+// An unpacker inflates what one side receives. Its reader has it.
+type unpacker struct {
+	window
+	stream *inflation // of the message in progress, if that is read in pieces
+}
+
+// newDeflation returns what the two sides of a connection need if p is agreed on.
+func newDeflation(d *Deflate, p deflateParams, client bool) (*deflater, *unpacker) {
 	if d == nil {
 		d = new(Deflate)
 	}
@@ -29,48 +33,44 @@ func newDeflation(d *Deflate, p deflateParams, client bool) *deflation {
 	if p.clientBits != 0 {
 		other.bits = p.clientBits
 	}
-	z := &deflation{Deflate: d, send: server, recv: other}
+	send, recv := server, other
 	if client {
-		z.send, z.recv = other, server
+		send, recv = other, server
 	}
-	z.send.takeover = z.send.takeover && d.ContextTakeover
-	z.send.bits = min(z.send.bits, d.windowBits())
+	send.takeover = send.takeover && d.ContextTakeover
+	send.bits = min(send.bits, d.windowBits())
 	// A compressor can take in as many bytes as the window has, and the context is a
 	// part of these.
-	z.send.size = min(sendHistory, 1<<z.send.bits/2)
-	z.recv.size = 1 << max(z.recv.bits, minInflateBits)
-	return z
+	send.size = min(sendHistory, 1<<send.bits/2)
+	recv.size = 1 << max(recv.bits, minInflateBits)
+	return &deflater{d, send}, &unpacker{window: recv}
 }
 
 // compresses reports whether messages like p are compressed.
-func (d *deflation) compresses(p []byte) bool {
-	return d != nil && len(p) >= d.threshold(d.send.takeover)
+func (d *deflater) compresses(p []byte) bool {
+	return d != nil && len(p) >= d.threshold(d.takeover)
 }
+
+// usual reports whether what is sent is compressed for the window that the options ask for.
+func (d *deflater) usual() bool { return d.bits == d.windowBits() }
 
 // compressor returns a compressor for one message, to be freed.
-func (d *deflation) compressor(history []byte) *compressor {
-	return newCompressor(d.level(d.send.bits), d.send.bits, history)
+func (d *deflater) compressor(history []byte) *compressor {
+	return newCompressor(d.level(d.bits), d.bits, history)
 }
 
-// appendCompressed appends a frame with p as a whole message that does not refer to others.
+// appendMessage appends a frame with p as a whole message that does not refer to others.
 // It is not masked.
-func (d *deflation) appendCompressed(dst []byte, first byte, p []byte) []byte {
-	out := outputs.Get().(*output)
+func (d *deflater) appendMessage(dst []byte, first byte, p []byte) []byte {
+	out := newOutput()
 	defer out.free()
 	message, rsv := d.message(out, nil, p)
 	return appendFrame(dst, first|rsv, message, false)
 }
 
-// forget makes the next message refer to none before it, as others are sent between them.
-func (d *deflation) forget() {
-	if d != nil {
-		d.send.history = d.send.history[:0]
-	}
-}
-
 // message compresses p as a message of its own, in out, or returns it as it is if that is
 // shorter. It keeps no compressor, as the message may have to wait for a slow peer.
-func (d *deflation) message(out *output, history, p []byte) (message []byte, rsv byte) {
+func (d *deflater) message(out *output, history, p []byte) (message []byte, rsv byte) {
 	z := d.compressor(history)
 	held := z.out
 	z.out = out.b
@@ -83,14 +83,10 @@ func (d *deflation) message(out *output, history, p []byte) (message []byte, rsv
 	return p, 0
 }
 
-// reads reports whether a message is being read in pieces.
-func (d *deflation) reads() bool { return d != nil && d.reading != nil }
-
-// stop ends what has been begun for a message that is read in pieces.
-func (d *deflation) stop() {
-	if d.reads() {
-		d.reading.stop()
-		d.reading = nil
+// forget makes the next message refer to none before it, as others are sent between them.
+func (d *deflater) forget() {
+	if d != nil {
+		d.history = d.history[:0]
 	}
 }
 

@@ -678,7 +678,7 @@ func TestInflateClose(t *testing.T) {
 								if _, err := io.ReadFull(r, p); err != nil || string(p) != m[:10] {
 									t.Fatal(p, err)
 								}
-								if c.deflate.reading == nil {
+								if c.read.unpack.stream == nil {
 									t.Fatal("nothing is being read")
 								}
 								if blocked {
@@ -709,7 +709,7 @@ func TestInflateClose(t *testing.T) {
 								peer.Close()
 								wait(t, written)
 								c.mu.Lock()
-								if c.deflate.reading != nil {
+								if c.read.unpack.stream != nil {
 									t.Error("something is still being read")
 								}
 								c.mu.Unlock()

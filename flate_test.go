@@ -684,7 +684,8 @@ func TestDeflateUnclosed(t *testing.T) {
 	for _, end := range []func(*Conn) error{(*Conn).CloseNow, (*Conn).Close} {
 		c, _ := tapeConn(&Options{CloseTimeout: time.Second}, false, false)
 		d := new(Deflate)
-		c.deflate = newDeflation(d, d.offer(), false)
+		agreed := d.offer()
+		c.speak(RFC6455, &agreed)
 		w, err := c.NextWriter(Text)
 		if err != nil {
 			t.Fatal(err)
@@ -739,7 +740,7 @@ func TestDeflateAllocations(t *testing.T) {
 	// 1024 times the same byte need no such code.
 	c := tapeDeflate(nil, new(Deflate), false)
 	message := newCompressor(1, 15, nil).compress(make([]byte, 1024))
-	c.rw = struct {
+	c.t.rw = struct {
 		io.Reader
 		io.Writer
 	}{&endless{b: appendFrame(nil, finBit|rsv1Bit|opBinary, message[:len(message)-len(syncMarker)], true)}, io.Discard}
@@ -804,7 +805,7 @@ func BenchmarkDeflateMemory(b *testing.B) {
 				var in []byte
 				rw := new(tape)
 				peer, _ := tapeConn(nil, true, false)
-				peer.rw = rw
+				peer.t.rw = rw
 				if mode.d != nil {
 					peer = tapeDeflate(rw, mode.d, true)
 				}
@@ -832,7 +833,7 @@ func BenchmarkDeflateMemory(b *testing.B) {
 							b.Fatal(err)
 						}
 					}
-					c.releaseInput()
+					c.t.release()
 					all = append(all, c)
 				}
 				b.ReportMetric((heap()-before)/conns, "heap-B/conn")

@@ -187,6 +187,29 @@ func appendFrame(dst []byte, first byte, p []byte, masked bool) []byte {
 	return dst
 }
 
+// A codec says how this side writes frames: it masks those of a client, and hixie-76 has frames
+// of its own.
+type codec struct {
+	client bool
+	hixie  bool
+}
+
+// appendFrame appends a data frame, or in hixie-76 what the text of a message needs in its place.
+func (k codec) appendFrame(dst []byte, first byte, p []byte) []byte {
+	if k.hixie {
+		return appendHixie(dst, first, p)
+	}
+	return appendFrame(dst, first, p, k.client)
+}
+
+// appendClose appends a close frame. Hixie-76 carries neither code nor reason.
+func (k codec) appendClose(dst []byte, code CloseCode, reason string) []byte {
+	if k.hixie {
+		return append(dst, 0xFF, 0x00)
+	}
+	return appendFrame(dst, finBit|opClose, appendClose(nil, code, reason), k.client)
+}
+
 // appendKey appends a new masking key, which has to be unpredictable (RFC 6455,
 // section 10.3).
 func appendKey(dst []byte) ([]byte, uint32) {
@@ -312,6 +335,14 @@ const (
 // failure returns the error for a connection that the peer has made to fail.
 func failure(code CloseCode, reason string) *CloseError {
 	return &CloseError{Code: code, Reason: reason, by: byFailure}
+}
+
+// ownReason returns the reason if it is this side's.
+func (e *CloseError) ownReason() string {
+	if e.by == byPeer || e.by == byPeerEarly {
+		return ""
+	}
+	return e.Reason
 }
 
 // Error returns who closed the connection and why.

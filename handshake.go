@@ -7,7 +7,7 @@ import (
 	"io"
 	"net/http"
 	"os"
-	"slices"
+	"time"
 )
 
 // ShakeHands reads a client's opening handshake and accepts it, whatever its host, path
@@ -35,17 +35,6 @@ func ShakeHands(rw io.ReadWriter) (*Request, error) {
 		return nil, err
 	}
 	return req, nil
-}
-
-// chooseProtocol returns the first of the server's subprotocols that the client
-// offers, or an empty string.
-func (o *Options) chooseProtocol(offered []string) string {
-	for _, p := range o.Protocols {
-		if slices.Contains(offered, p) {
-			return p
-		}
-	}
-	return ""
 }
 
 // PutResponse accepts the client that sent req: it writes the response that
@@ -156,104 +145,97 @@ func appendProtocol(b []byte, protocol string) []byte {
 func (c *Conn) accept(req *Request, response []byte, opened func(*Conn)) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if err := c.answerable(); err != nil {
+	if err := c.answerableLocked(); err != nil {
 		return err
 	}
-	c.shaking = false
+	c.end.accept()
 	c.agree(req)
-	out := c.output()
-	out.b = append(out.b, response...)
+	c.write.putBytes(response)
 	if opened != nil {
 		c.mu.Unlock()
 		opened(c)
 		c.mu.Lock()
 	}
-	return c.flush()
-}
-
-// agree lets c speak as the response to req says.
-func (c *Conn) agree(req *Request) {
-	c.req = req.keep()
-	c.dec.hixie = req.Version == Hixie76
-	if p, _ := req.checkExtensions(); p != nil {
-		c.deflate = newDeflation(c.opts.Deflate, *p, c.client)
-		c.dec.deflate = true
-	}
+	return c.flushLocked()
 }
 
 // refuse writes a refusal and lets c do nothing else.
 func (c *Conn) refuse(status int, reason string, response []byte) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if err := c.answerable(); err != nil {
+	if err := c.answerableLocked(); err != nil {
 		return err
 	}
-	err := c.putBytes(response)
-	c.stopReading(&HandshakeError{Status: status, Reason: reason})
-	c.shaking, c.werr = false, cmp.Or(c.werr, c.rerr)
+	c.write.putBytes(response)
+	err := c.flushLocked()
+	c.stopReadsLocked(&HandshakeError{Status: status, Reason: reason})
+	c.end.accept()
+	c.end.stopWrites(c.end.readable())
 	return err
 }
 
-// answerable returns an error if the opening handshake cannot be answered: it
-// has been already, or nothing can be written. mu is held.
-func (c *Conn) answerable() error {
-	if c.werr == nil && c.req != nil {
-		return errShaken
+// answerableLocked returns an error if the opening handshake cannot be answered: it
+// has been already, or nothing can be written.
+func (c *Conn) answerableLocked() error {
+	c.mu.assertLocked()
+	if c.end.sends() {
+		if c.req != nil {
+			return errShaken
+		}
+		return nil
 	}
-	return c.werr
+	return c.end.writable()
 }
 
 // readRequest consumes an opening handshake from c's input, or nothing. It
 // waits for at most Options.HandshakeTimeout, unless the caller's own read
 // deadline is earlier.
 func (c *Conn) readRequest() (*Request, error) {
-	if err := c.beginRead(true); err != nil {
+	if err := c.takeTurn(true); err != nil {
 		return nil, err
 	}
-	c.limitRead(cmp.Or(c.opts.HandshakeTimeout, handshakeTimeout))
-	req, err := c.scanRequest()
-	if c.raw == nil && len(c.in) > heldInputSize {
-		c.releaseInput() // which has grown for the head
+	var limit time.Time
+	if d := c.opts.handshakeLimit(); d > 0 {
+		limit = time.Now().Add(d)
 	}
-	if c.limitRead(-1) && errors.Is(err, os.ErrDeadlineExceeded) {
+	c.t.limitRead(limit)
+	req, err := c.scanRequest()
+	c.t.shrink()
+	if c.t.limitRead(time.Time{}) && errors.Is(err, os.ErrDeadlineExceeded) {
 		err = &HandshakeError{Status: http.StatusRequestTimeout, Reason: "the handshake took too long", err: err}
 	}
-	return req, c.endRead(err)
+	return req, c.release(err)
 }
 
 // scanRequest reads a request until it is whole.
 func (c *Conn) scanRequest() (*Request, error) {
 	var scan headScanner
 	for {
-		if err := scan.scan(c.in[c.r+scan.n : c.w]); err != nil {
+		missing, err := scan.scan(c.t.input())
+		if err != nil {
 			return nil, err
 		}
-		if scan.state == headEnd {
+		if missing == 0 {
 			break
 		}
-		if err := c.fill(scan.need()); err != nil {
-			if err == io.EOF && scan.n > 0 {
-				err = io.ErrUnexpectedEOF
-			}
+		if err := c.fill(missing); err != nil {
 			return nil, err
 		}
 	}
-	req, err := parseHead(string(c.in[c.r : c.r+scan.n]))
+	req, err := parseHead(string(c.t.input()[:scan.n]))
 	if err != nil {
 		return nil, err
 	}
 	size := scan.n
 	if req.Version == Hixie76 {
 		size += tokenSize
-		for c.w-c.r < size {
-			if err := c.fill(size - (c.w - c.r)); err == io.EOF {
-				return nil, io.ErrUnexpectedEOF
-			} else if err != nil {
+		for c.t.buffered() < size {
+			if err := c.fill(size - c.t.buffered()); err != nil {
 				return nil, err
 			}
 		}
-		req.Token = string(c.in[c.r+scan.n : c.r+size])
+		req.Token = string(c.t.input()[scan.n:size])
 	}
-	c.r += size
+	c.t.use(size)
 	return req, nil
 }

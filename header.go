@@ -172,3 +172,24 @@ func isHTTP(s string) bool {
 	return ok && len(digits) == 3 && digits[1] == '.' &&
 		'0' <= digits[0] && digits[0] <= '9' && '0' <= digits[2] && digits[2] <= '9'
 }
+
+// hopFields are the fields of a response that are up to the handshake or to HTTP itself.
+var hopFields = map[string]bool{
+	"Connection":               true,
+	"Content-Length":           true,
+	"Content-Type":             true,
+	"Keep-Alive":               true,
+	"Proxy-Connection":         true,
+	"Sec-Websocket-Accept":     true,
+	"Sec-Websocket-Extensions": true,
+	"Sec-Websocket-Location":   true,
+	"Sec-Websocket-Origin":     true,
+	"Sec-Websocket-Protocol":   true,
+	"Sec-Websocket-Version":    true,
+	"Te":                       true,
+	"Trailer":                  true,
+	"Transfer-Encoding":        true,
+	"Upgrade":                  true,
+}
+
+func isHopField(name string, _ []string) bool { return hopFields[http.CanonicalHeaderKey(name)] }

@@ -200,10 +200,21 @@ func checkStopped(t testing.TB, c *Conn) {
 	t.Helper()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !c.shutdown || c.timer != nil && c.timer.Stop() || c.watchdog != nil && c.watchdog.Stop() ||
-		c.alive != nil && c.alive.timer.Stop() {
+	if !c.end.isShut() || stops(c.timers.write) || stops(c.timers.close) || c.serve.Load() != nil && stops(c.serve.Load().timer) {
 		t.Error("the transport is open, or a timer runs")
 	}
+}
+
+// stops stops a timer, and reports whether it ran.
+func stops(t *time.Timer) bool { return t != nil && t.Stop() }
+
+// speakHixie lets c speak hixie-76, or RFC 6455.
+func speakHixie(c *Conn, hixie bool) {
+	v := RFC6455
+	if hixie {
+		v = Hixie76
+	}
+	c.speak(v, nil)
 }
 
 // pipe returns both ends of a connection in memory, accepted already.
@@ -228,7 +239,8 @@ func tcpPipe(t testing.TB, o *Options) (server, client *Conn) {
 func hixiePipe(open openFunc) openFunc {
 	return func(t testing.TB, o *Options) (server, client *Conn) {
 		server, client = open(t, o)
-		server.dec.hixie, client.dec.hixie = true, true
+		speakHixie(server, true)
+		speakHixie(client, true)
 		return server, client
 	}
 }
@@ -366,7 +378,7 @@ func (t *tape) written() (b []byte) {
 func tapeConn(o *Options, client, hixie bool) (*Conn, *tape) {
 	rw := &tape{}
 	c := newConn(rw, o, client)
-	c.dec.hixie = hixie
+	speakHixie(c, hixie)
 	return c, rw
 }
 
@@ -511,7 +523,7 @@ var raceEnabled = func() bool {
 // looped returns a Conn that reads the same frame for ever.
 func looped(client bool, size int) *Conn {
 	c := newConn(nil, nil, client)
-	c.rw = struct {
+	c.t.rw = struct {
 		io.Reader
 		io.Writer
 	}{&endless{b: toward(c, opBinary, strings.Repeat("x", size))}, io.Discard}

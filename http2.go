@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"maps"
 	"net"
 	"net/http"
 	"net/netip"
@@ -14,34 +13,6 @@ import (
 	"sync/atomic"
 	"time"
 )
-
-// upgradeStream accepts a client that comes over HTTP/2 (RFC 8441, section 5).
-func upgradeStream(w http.ResponseWriter, r *http.Request, req *Request, o *Options, opened func(*Conn)) (*Conn, error) {
-	control := http.NewResponseController(w)
-	// The deadlines of the http.Server are for requests.
-	if err := cmp.Or(control.SetReadDeadline(time.Time{}), control.SetWriteDeadline(time.Time{})); err != nil {
-		return nil, refuse(w, r, &HandshakeError{Status: http.StatusNotImplemented, Reason: "the server cannot take over the stream", err: err})
-	}
-	maps.DeleteFunc(w.Header(), isHopField)
-	if req.Protocol != "" {
-		w.Header().Set("Sec-WebSocket-Protocol", req.Protocol)
-	}
-	if req.Extensions != "" {
-		w.Header().Set("Sec-WebSocket-Extensions", req.Extensions)
-	}
-	w.WriteHeader(http.StatusOK)
-	s := newStream(w, r)
-	c := newConn(s, o, false)
-	c.agree(req)
-	if opened != nil {
-		opened(c)
-	}
-	if _, err := s.Write(nil); err != nil { // which sends the head
-		c.CloseNow()
-		return nil, err
-	}
-	return c, nil
-}
 
 // A stream is a stream of HTTP/2 as a transport. Its body is read through a pipe, because a
 // read deadline of net/http's would be the end of it.

@@ -1,6 +1,8 @@
 package websocket
 
 import (
+	"cmp"
+	"math"
 	"net/http"
 	"slices"
 	"time"
@@ -96,4 +98,45 @@ func (o *Options) clone() *Options {
 		o2.Deflate = &d
 	}
 	return &o2
+}
+
+// messageLimit returns how many bytes a message may have.
+func (o *Options) messageLimit() uint64 {
+	switch {
+	case o.MaxMessage > 0:
+		return uint64(o.MaxMessage)
+	case o.MaxMessage < 0:
+		return math.MaxInt64
+	}
+	return maxMessage
+}
+
+// handshakeLimit returns how long an opening handshake may take; it is negative if there is no
+// limit.
+func (o *Options) handshakeLimit() time.Duration {
+	return cmp.Or(o.HandshakeTimeout, handshakeTimeout)
+}
+
+// closeLimit returns how long a closing handshake may take.
+func (o *Options) closeLimit() time.Duration {
+	return cmp.Or(max(0, o.CloseTimeout), closeTimeout)
+}
+
+// queueLimit returns how many bytes of messages may wait for a client.
+func (o *Options) queueLimit() int {
+	if o.MaxQueue > 0 {
+		return o.MaxQueue
+	}
+	return maxQueue
+}
+
+// chooseProtocol returns the first of the server's subprotocols that the client
+// offers, or an empty string.
+func (o *Options) chooseProtocol(offered []string) string {
+	for _, p := range o.Protocols {
+		if slices.Contains(offered, p) {
+			return p
+		}
+	}
+	return ""
 }

@@ -7,8 +7,8 @@ import (
 )
 
 // checkOrigin reports a client whose origin may not connect.
-func (o *Options) checkOrigin(req *Request) error {
-	for _, pattern := range o.Origins {
+func checkOrigin(patterns []string, req *Request) error {
+	for _, pattern := range patterns {
 		if _, _, _, ok := splitOrigin(pattern); !ok && pattern != "*" && pattern != "null" {
 			return &HandshakeError{Status: http.StatusInternalServerError, Reason: "the server's list of origins is not valid",
 				err: fmt.Errorf(`%q in Options.Origins is no origin such as "https://example.com"`, pattern)}
@@ -21,7 +21,7 @@ func (o *Options) checkOrigin(req *Request) error {
 	if req.Origin == "" || matchOrigin(own+req.Host, req.Origin, false) {
 		return nil
 	}
-	for _, pattern := range o.Origins {
+	for _, pattern := range patterns {
 		if matchOrigin(pattern, req.Origin, true) {
 			return nil
 		}

@@ -200,8 +200,8 @@ func checkDeadline(t testing.TB, c *Conn) {
 			t.Fatalf("read %q, %v instead of a timeout", p, err)
 		}
 	}
-	if len(c.in) != 0 && c.raw != nil {
-		t.Errorf("an idle Conn holds a buffer of %d bytes", len(c.in))
+	if len(c.t.in) != 0 && c.t.raw != nil {
+		t.Errorf("an idle Conn holds a buffer of %d bytes", len(c.t.in))
 	}
 	if err := c.SetReadDeadline(time.Time{}); err != nil {
 		t.Fatal(err)
@@ -841,7 +841,7 @@ func (s *pipedServer) joinHixie(t testing.TB) (*Conn, net.Conn) {
 		t.Fatalf("no token, or %d bytes behind it: %v", r.Buffered(), err)
 	}
 	c := newConn(conn, nil, true)
-	c.dec.hixie = true
+	speakHixie(c, true)
 	t.Cleanup(func() { c.CloseNow() })
 	return c, conn
 }
@@ -1017,7 +1017,7 @@ func awaitRest(t testing.TB, resting, others int) {
 		r, o := 0, 0
 		for stack := range strings.SplitSeq(string(b[:runtime.Stack(b, true)]), "\n\n") {
 			switch {
-			case strings.Contains(stack, ".(*Conn).serve("):
+			case strings.Contains(stack, ".(*Conn).serveAll("):
 				o++
 			case strings.Contains(stack, ".(*Server).rest("):
 				r++

@@ -257,7 +257,7 @@ func TestServePings(t *testing.T) {
 	o := &Options{PingInterval: time.Hour}
 	ends := map[string]func(t *testing.T, c *Conn) *Conn{
 		"server": func(t *testing.T, c *Conn) *Conn { return c },
-		"client": func(t *testing.T, c *Conn) *Conn { c.client, c.dec.masked = true, false; return c },
+		"client": func(t *testing.T, c *Conn) *Conn { c.init(o, true); return c },
 	}
 	for name, end := range ends {
 		t.Run(name, func(t *testing.T) {
@@ -315,7 +315,7 @@ func TestPing(t *testing.T) {
 			if err := c.Ping(ctx); err != context.DeadlineExceeded {
 				t.Error(err)
 			}
-			if len(c.pings) != 0 {
+			if len(c.pings.waiting) != 0 {
 				t.Error("the ping is kept")
 			}
 		})
@@ -410,8 +410,8 @@ func TestPongBehindOutput(t *testing.T) {
 		synctest.Wait()
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		if c.out != nil && len(c.out.b) > 4*batchSize {
-			t.Errorf("pongs take %d bytes", len(c.out.b))
+		if c.write.out != nil && len(c.write.out.b) > 4*batchSize {
+			t.Errorf("pongs take %d bytes", len(c.write.out.b))
 		}
 	})
 }

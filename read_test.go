@@ -175,7 +175,7 @@ func TestReadDeadline(t *testing.T) {
 						socket, peer := socketPair(t, "tcp", "127.0.0.1:0")
 						c := newConn(socket, nil, client)
 						defer c.CloseNow()
-						if c.raw == nil && runtime.GOOS == "linux" {
+						if c.t.raw == nil && runtime.GOOS == "linux" {
 							t.Fatal("no RawConn")
 						}
 						check(t, c, peer, 500*time.Microsecond, cut)
@@ -680,7 +680,7 @@ func TestIdleTimeout(t *testing.T) {
 		if _, _, err := c.AppendMessage(dst); !errors.Is(err, os.ErrDeadlineExceeded) {
 			t.Fatal(err)
 		}
-		if c.partial != nil {
+		if c.read.ready() {
 			t.Error("the next message will be put together elsewhere")
 		}
 		c.SetReadDeadline(time.Time{})

@@ -7,7 +7,6 @@ import (
 	"net/textproto"
 	"slices"
 	"strings"
-	"weak"
 )
 
 // Limits of a request head. They hold for every client and leave room for
@@ -89,32 +88,6 @@ type Request struct {
 	Header http.Header
 }
 
-// A HandshakeError says why an opening handshake failed.
-type HandshakeError struct {
-	Status int    // the HTTP status: for PutRefusal, or to a client, of the response
-	Field  string // the header field that caused the error, or empty
-	Reason string // what was wrong; safe to send to the client
-
-	// Response is what a client has got from a server that refused it, with up to
-	// 4 KiB of the body, which need not be closed. Otherwise it is nil.
-	Response *http.Response
-
-	err error
-}
-
-// Error returns the reason, and the error behind e if there is one.
-func (e *HandshakeError) Error() string {
-	s := "websocket: opening handshake failed: " + e.Reason
-	if e.err != nil {
-		s += ": " + e.err.Error()
-	}
-	return s
-}
-
-// Unwrap returns the error behind e, such as [os.ErrDeadlineExceeded] for a
-// client that did not finish its handshake in time, or nil.
-func (e *HandshakeError) Unwrap() error { return e.err }
-
 // GetRequest reads a client's opening handshake from r. It sends nothing:
 // [PutResponse] accepts the client and [PutRefusal] turns it away, so that a server can
 // filter its clients by the contents of their requests.
@@ -136,7 +109,7 @@ func GetRequest(r io.Reader) (*Request, error) {
 			io.Writer
 		}{r, nil})
 	} else {
-		r = c.rw
+		r = c.t.stream()
 	}
 	req, err := c.readRequest()
 	if err != nil {
@@ -171,11 +144,14 @@ const (
 	headEnd
 )
 
-// need returns the least number of bytes that can complete the head.
-func (s *headScanner) need() int { return int(headEnd - s.state) }
+// scan looks at the input behind what was scanned before, up to the end of the head. It returns
+// the least number of bytes that can complete the head.
+func (s *headScanner) scan(in []byte) (missing int, err error) {
+	err = s.scanBytes(in[s.n:])
+	return int(headEnd - s.state), err
+}
 
-// scan looks at b, which follows what was scanned before, up to the end of the head.
-func (s *headScanner) scan(b []byte) error {
+func (s *headScanner) scanBytes(b []byte) error {
 	const method = "GET "
 	for _, c := range b {
 		if s.n == maxHead {
@@ -286,10 +262,8 @@ func parseHead(head string) (*Request, error) {
 // A keptRequest is a Request that takes little memory, for as long as its connection lives:
 // few programs look at it more than once.
 type keptRequest struct {
-	Request                       // without Header
-	fields  []string              // of Header: name, value, name, value
-	last    weak.Pointer[Request] // that was made, as long as it is in use
-	again   *Request              // that was made when the last one was not any more
+	Request          // without Header
+	fields  []string // of Header: name, value, name, value
 }
 
 // keep returns a copy of r.
@@ -309,25 +283,14 @@ func (r *Request) keep() *keptRequest {
 	return k
 }
 
-// request returns what was kept.
+// request returns a copy of what was kept.
 func (k *keptRequest) request() *Request {
-	if k.again != nil {
-		return k.again
-	}
-	r := k.last.Value()
-	if r != nil {
-		return r
-	}
-	r = new(k.Request)
+	r := new(k.Request)
 	r.Protocols = slices.Clone(k.Protocols)
 	r.Header = make(http.Header, len(k.fields)/2)
 	for f := range slices.Chunk(k.fields, 2) {
 		r.Header[f[0]] = append(r.Header[f[0]], f[1])
 	}
-	if k.last != (weak.Pointer[Request]{}) {
-		k.again = r
-	}
-	k.last = weak.Make(r)
 	return r
 }
 
@@ -422,6 +385,14 @@ func (r *Request) check() error {
 	return err
 }
 
+// checkExtensions is check for the extensions, and returns their parameters.
+func (r *Request) checkExtensions() (*deflateParams, error) {
+	if r.Extensions != "" && r.Version != RFC6455 {
+		return nil, badRequest("Sec-WebSocket-Extensions", "does not offer what the response has")
+	}
+	return checkExtensions(r.Extensions, r.Header)
+}
+
 // checkText is check for what requests of all kinds have.
 func (r *Request) checkText() error {
 	switch {
@@ -472,12 +443,4 @@ func (r *Request) checkHead() error {
 		return badRequest("Sec-WebSocket-Version", "is unknown")
 	}
 	return nil
-}
-
-// badRequest returns an error for a client that is to blame.
-func badRequest(field, reason string) *HandshakeError {
-	if field != "" {
-		reason = field + " " + reason
-	}
-	return &HandshakeError{Status: http.StatusBadRequest, Field: field, Reason: reason}
 }

@@ -2,6 +2,8 @@ package websocket
 
 import (
 	"cmp"
+	"fmt"
+	"os"
 	"slices"
 	"time"
 )
@@ -28,21 +30,6 @@ type Handler struct {
 	OnClose func(*Conn, error)
 }
 
-// A stage says what Serve is doing.
-type stage byte
-
-const (
-	unserved stage = iota
-	opening        // OnOpen runs
-	awaiting       // Serve reads
-	calling        // OnMessage runs
-	ending         // OnClose runs
-	served
-)
-
-// calls reports whether a function of a Handler runs.
-func (s stage) calls() bool { return s == opening || s == calling || s == ending }
-
 // Serve reads messages and passes them to h, in the goroutine that calls it, until the
 // connection ends, and then closes it, with a closing handshake if there has been none. It
 // returns the error that OnClose has got, which is never nil. While it runs, methods that
@@ -53,60 +40,63 @@ func (s stage) calls() bool { return s == opening || s == calling || s == ending
 // CloseInternalError, and OnClose is called before the panic goes on. Whoever recovers
 // from it calls Close.
 func (c *Conn) Serve(h Handler) error {
-	if err := c.beginServe(c.opts.PingInterval); err != nil {
+	if err := c.beginServe(c.opts.PingInterval, 0); err != nil {
 		return err
 	}
-	err := c.serve(h)
+	err := c.serveAll(h)
 	c.Close()
 	return err
 }
 
-// beginServe makes the caller the one that calls serve.
-func (c *Conn) beginServe(interval time.Duration) error {
+// beginServe makes the caller the one that calls serveAll. The connection may rest so often
+// when it is new, or its peer has been silent for an interval.
+func (c *Conn) beginServe(interval time.Duration, rests uint32) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for c.reading && c.rerr == nil && c.stage == unserved {
-		c.turn.Wait()
+	if c.serve.Load() == nil {
+		c.waitTurnLocked()
 	}
 	switch {
-	case c.stage != unserved:
+	case c.serve.Load() != nil:
 		return errServed
-	case c.shaking:
-		return cmp.Or(c.rerr, errUnfinished)
+	case c.end.isConnecting():
+		return cmp.Or(c.end.readable(), errUnfinished)
 	}
-	c.stage = opening
-	if interval > 0 && !c.shutdown {
-		c.alive = &keepalive{interval: interval, rests: c.calm}
-		c.alive.timer = time.AfterFunc(interval, c.keepAlive)
+	s := &serving{interval: interval, rests: rests}
+	s.calm.Store(rests)
+	c.serve.Store(s)
+	c.turn = turnOpening
+	c.write.retain(true)
+	if interval > 0 && !c.end.isShut() {
+		s.timer = time.AfterFunc(interval, c.keepAlive)
 	}
 	return nil
 }
 
-// serve calls the functions of h. What is left to do then is to close c, or if the error is
-// errRest, to call serve again when there is input.
-func (c *Conn) serve(h Handler) (err error) {
+// serveAll calls the functions of h. What is left to do then is to close c, or if the error is
+// errRest, to call serveAll again when there is input.
+func (c *Conn) serveAll(h Handler) (err error) {
 	defer func() {
 		if err != errRest {
 			c.endServe(h, err)
 		}
 	}()
-	if c.stage == opening {
+	if c.turn == turnOpening {
 		if h.OnOpen != nil {
 			h.OnOpen(c)
 		}
 		c.opened()
 	}
 	for {
-		t, p, buf, err := c.nextMessage()
+		var buf messageBuffer
+		t, p, err := c.nextMessage(&buf)
 		if err != nil {
 			return err
 		}
 		if h.OnMessage != nil {
 			h.OnMessage(c, t, p)
 		}
-		if buf != nil {
-			buf.free()
-		}
+		buf.free()
 	}
 }
 
@@ -114,9 +104,10 @@ func (c *Conn) serve(h Handler) (err error) {
 func (c *Conn) opened() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.stage = calling
-	if c.unqueue() {
-		c.writeWithin(0)
+	c.turn = turnCalling
+	c.write.retain(false)
+	if c.write.unqueue(c.end.writable() == nil) {
+		c.writeLaterLocked(0)
 	}
 }
 
@@ -129,12 +120,13 @@ func (c *Conn) endServe(h Handler, err error) {
 			c.startClose(&CloseError{Code: CloseInternalError, by: byUs})
 		}
 		c.mu.Lock()
-		c.stage = served
+		c.turn = turnServed
+		c.read.stop()
 		c.mu.Unlock()
 	}()
 	c.mu.Lock()
-	c.stage = ending
-	c.startWatchdog() // OnClose may write to a peer that does not read
+	c.turn = turnParting
+	c.startWatchdogLocked() // OnClose may write to a peer that does not read
 	c.mu.Unlock()
 	if err == nil {
 		err = c.startClose(&CloseError{Code: CloseInternalError, by: byUs})
@@ -145,43 +137,65 @@ func (c *Conn) endServe(h Handler, err error) {
 	failed = false
 }
 
-// nextMessage waits for the next message. It is valid until the next call. If it lies in
-// a buffer of the pool, that is returned, too.
-func (c *Conn) nextMessage() (t MessageType, p []byte, buf *messageBuffer, err error) {
+// nextMessage waits for the next message. It is valid until the next call, or lies in buf. The
+// error errRest means that nobody is to wait for it in this goroutine.
+func (c *Conn) nextMessage(buf *messageBuffer) (t MessageType, p []byte, err error) {
 	c.mu.Lock()
-	if c.stage != awaiting {
-		if c.rerr != nil {
-			defer c.mu.Unlock()
-			return 0, nil, nil, c.rerr
-		}
-		if t, p, ok := c.takeMessage(); ok {
-			c.mu.Unlock()
-			return t, slices.Clip(p), nil, nil
-		}
-		c.stage, c.reading = awaiting, true
-	}
+	err = c.end.readable()
 	c.mu.Unlock()
-
+	if err != nil {
+		return 0, nil, err
+	}
 	err = c.skipMessage()
-	if err == nil && c.r == c.w && c.between() {
-		err = c.cut(c.fill(2)) // here, where a wait needs little stack
+	for err == nil && !c.read.ready() && !c.read.inflating() {
+		idle := c.t.buffered() == 0 && c.read.between()
+		switch {
+		case idle && !c.t.isHeld() && c.serve.Load().rest():
+			c.settle()
+			return 0, nil, errRest
+		case idle:
+			err = c.fill(2) // here, where a wait needs little stack
+		default:
+			err = c.step()
+		}
 	}
 	if err == nil {
-		err = c.findMessage()
+		var whole bool
+		if t = c.read.messageType(); !c.read.isPacked() {
+			p, whole = c.read.whole()
+		}
+		if !whole {
+			t, p, err = c.appendMessage(nil, buf)
+		}
 	}
-	switch {
-	case err == errRest: // still awaiting, and reading
-		return 0, nil, nil, err
-	case err != nil:
-	case c.end && !c.packed:
-		t, p = c.typ, slices.Clip(c.chunk)
-		c.chunk, c.end = nil, false
-	default:
-		buf = c.newMessage(len(c.chunk))
-		t, p, err = c.appendMessage(buf.b[:0])
-		buf.b, p = p, slices.Clip(p)
-		c.large = len(p) > batchSize/2
+	if err != nil || c.turn == turnWaiting {
+		err = c.release(err)
+	} else {
+		c.expectMore()
 	}
-	err = c.endRead(err)
-	return t, p, buf, err
+	return t, slices.Clip(p), err
+}
+
+// errRest is what serveAll returns before a wait that may be long. It is a timeout, so that
+// nothing is lost.
+var errRest = fmt.Errorf("websocket: at rest: %w", os.ErrDeadlineExceeded)
+
+// keepAlive looks after the peer once in an interval. It does not expect anything from a
+// peer that nobody listens to, because a callback runs.
+func (c *Conn) keepAlive() {
+	c.mu.Lock()
+	var err error
+	if c.end.readable() == nil && !c.end.isShut() { // else the watchdog does the rest
+		busy := c.write.isBusy()
+		calm := !c.t.alive() && c.turn.reads() && !busy
+		var ping bool
+		ping, err = c.serve.Load().look(calm, busy, c.t.progress(), c.write.isHixie())
+		if ping && c.end.writable() == nil {
+			c.putControlLocked(opPing, nil)
+		}
+	}
+	c.mu.Unlock()
+	if err != nil {
+		c.abort(err)
+	}
 }

@@ -152,7 +152,7 @@ func TestServePanic(t *testing.T) {
 						}
 						wait(t, seen)
 						synctest.Wait()
-						if !c.shutdown {
+						if !c.end.isShut() {
 							t.Error("the transport is open")
 						}
 					})
@@ -174,7 +174,7 @@ func TestServePayload(t *testing.T) {
 				m := strings.Repeat(string(rune('a'+i)), size)
 				all = append(all, m)
 				in = append(in, toward(server, opText, m)...)
-				if !server.dec.hixie && size > 2 { // the same in fragments
+				if !server.write.hixie && size > 2 { // the same in fragments
 					all = append(all, m)
 					in = append(in, appendFrame(nil, opText, []byte(m[:1]), true)...)
 					in = append(in, appendFrame(nil, opContinuation, []byte(m[1:size/2]), true)...)
@@ -183,8 +183,8 @@ func TestServePayload(t *testing.T) {
 				}
 			}
 			in = append(in, toward(server, opClose, closing(CloseNormal, ""))...)
-			go client.rw.Write(in) // as one segment, as far as the transport can
-			go io.Copy(io.Discard, client.rw)
+			go client.t.rw.Write(in) // as one segment, as far as the transport can
+			go io.Copy(io.Discard, client.t.rw)
 			n := 0
 			err := server.Serve(Handler{OnMessage: func(_ *Conn, typ MessageType, p []byte) {
 				if n >= len(all) || typ != Text || string(p) != all[n] {
@@ -231,7 +231,7 @@ func TestServePayloadClosed(t *testing.T) {
 						time.Sleep(time.Second)
 						// The pools give out other memory than that.
 						for range 10 {
-							b, l := inputs.Get().(*[inputSize]byte), messages.Get().(*messageBuffer)
+							b, l := inputs.Get().(*[inputSize]byte), messages.Get().(*output)
 							clear(b[:])
 							clear(l.b[:cap(l.b)])
 						}
@@ -383,7 +383,7 @@ func TestServeCloseRace(t *testing.T) {
 		client := newConn(b, nil, true)
 		served := goErr(func() error {
 			s.begin()
-			c.beginServe(time.Second)
+			c.beginServe(time.Second, 0)
 			s.add(c)
 			s.serve(c, s.Handler, nil)
 			return nil
@@ -521,6 +521,7 @@ func TestServeBatch(t *testing.T) {
 		for _, broadcast := range []bool{false, true} {
 			c, rw := tapeConn(nil, false, hixie)
 			s := new(Server)
+			c.beginServe(-1, 0)
 			s.add(c)
 			var in []byte
 			for i := range 16 {
@@ -528,7 +529,7 @@ func TestServeBatch(t *testing.T) {
 			}
 			rw.in = [][]byte{in, bytes.Clone(in)}
 			n := 0
-			c.Serve(Handler{OnMessage: func(c *Conn, typ MessageType, p []byte) {
+			c.serveAll(Handler{OnMessage: func(c *Conn, typ MessageType, p []byte) {
 				if c.WriteMessage(typ, p); broadcast && n == 20 {
 					s.Broadcast(Text, []byte("all"))
 				}
@@ -681,8 +682,9 @@ func TestServePool(t *testing.T) {
 			t.Fatalf("read %d bytes", n)
 		}
 		for range 10 {
-			if buf := messages.Get().(*messageBuffer); cap(buf.b) > batchSize {
-				t.Fatalf("the pool holds %d bytes", cap(buf.b))
+			var buf messageBuffer
+			if p := buf.grow(nil, 1); cap(p) > batchSize {
+				t.Fatalf("a byte holds %d bytes", cap(p))
 			}
 		}
 	}
@@ -778,7 +780,8 @@ func TestServerRest(t *testing.T) {
 	whole := appendFrame(nil, finBit|opText, []byte("in pieces"), true)
 	for _, b := range whole {
 		c.mu.Lock()
-		err := c.putBytes([]byte{b})
+		c.write.putBytes([]byte{b})
+		err := c.flushLocked()
 		c.mu.Unlock()
 		if err != nil {
 			t.Fatal(err)
@@ -808,7 +811,7 @@ func TestServerRestEnds(t *testing.T) {
 				}
 			}, 0},
 		{"peer resets", func(t *testing.T, _ *Server, _, client *Conn) {
-			client.rw.(*net.TCPConn).SetLinger(0)
+			client.t.rw.(*net.TCPConn).SetLinger(0)
 			client.CloseNow()
 		}, func(t *testing.T, err error) {
 			if !errors.Is(err, syscall.ECONNRESET) {
@@ -818,7 +821,8 @@ func TestServerRestEnds(t *testing.T) {
 		{"peer breaks the protocol", func(t *testing.T, _ *Server, _, client *Conn) {
 			client.mu.Lock()
 			defer client.mu.Unlock()
-			client.putBytes([]byte{0x83, 0x80, 0, 0, 0, 0})
+			client.write.putBytes([]byte{0x83, 0x80, 0, 0, 0, 0})
+			client.flushLocked()
 		}, func(t *testing.T, err error) { checkCode(t, err, CloseProtocolError, byFailure) }, CloseProtocolError},
 		{"CloseWith", func(t *testing.T, _ *Server, c, _ *Conn) {
 			if err := c.CloseWith(4001, ""); err != nil {

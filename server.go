@@ -4,11 +4,9 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"iter"
 	"log"
 	"net/http"
-	"os"
 	"runtime/debug"
 	"sync"
 	"time"
@@ -75,10 +73,11 @@ func (s *Server) Serve(w http.ResponseWriter, r *http.Request, h Handler) {
 	server, _ := r.Context().Value(http.ServerContextKey).(*http.Server)
 	_, err := upgrade(w, r, &s.Options, func(conn *Conn) {
 		c = conn
-		if c.raw != nil {
-			c.calm = rests
+		var rests uint32
+		if c.t.isSocket() {
+			rests = maxRests
 		}
-		c.beginServe(cmp.Or(s.PingInterval, pingInterval))
+		c.beginServe(cmp.Or(s.PingInterval, pingInterval), rests)
 		s.add(c)
 	})
 	if err != nil {
@@ -108,24 +107,20 @@ func (s *Server) serve(c *Conn, h Handler, server *http.Server) {
 			logf(server, "websocket: panic serving %v: %v\n%s", c.RemoteAddr(), v, debug.Stack())
 		}
 	}()
-	if err = c.serve(h); err == errRest {
+	if err = c.serveAll(h); err == errRest {
 		go s.rest(c, h, server)
 	}
 }
 
-// rests is how often a connection rests when it is new or its peer has been silent for
+// maxRests is how often a connection rests when it is new or its peer has been silent for
 // Options.PingInterval: for the pong, or the first message, and for one more.
-const rests = 2
-
-// errRest is what Conn.serve returns before a wait that may be long. It is a timeout, so
-// that nothing is lost.
-var errRest = fmt.Errorf("websocket: at rest: %w", os.ErrDeadlineExceeded)
+const maxRests = 2
 
 // rest goes on with serve when there is input. It is called in a new goroutine, as the stack
 // of one that has handled a message has grown, and would not shrink while it waits: an idle
 // connection needs 2 KiB less. A connection that is busy does not rest.
 func (s *Server) rest(c *Conn, h Handler, server *http.Server) {
-	c.held = c.readSocket()
+	c.t.wait()
 	s.serve(c, h, server)
 }
 
@@ -151,7 +146,7 @@ func (s *Server) begin() bool {
 func (s *Server) add(c *Conn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	c.server, c.slot = s, int32(len(s.conns))
+	c.serve.Load().slot.Store(int32(len(s.conns)))
 	s.conns = append(s.conns, c)
 	if s.down {
 		c.startClose(goingAway())
@@ -162,9 +157,9 @@ func (s *Server) end(c *Conn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.has(c) {
-		last := len(s.conns) - 1
-		s.conns[c.slot] = s.conns[last]
-		s.conns[c.slot].slot = c.slot
+		slot, last := c.serve.Load().slot.Load(), len(s.conns)-1
+		s.conns[slot] = s.conns[last]
+		s.conns[slot].serve.Load().slot.Store(slot)
 		s.conns[last] = nil
 		s.conns = s.conns[:last]
 	}
@@ -176,7 +171,15 @@ func (s *Server) end(c *Conn) {
 
 // has reports whether c is a connection of s. mu is held.
 func (s *Server) has(c *Conn) bool {
-	return c != nil && c.server == s && int(c.slot) < len(s.conns) && s.conns[c.slot] == c
+	if c == nil {
+		return false
+	}
+	serving := c.serve.Load()
+	if serving == nil {
+		return false
+	}
+	slot := int(serving.slot.Load())
+	return slot < len(s.conns) && s.conns[slot] == c
 }
 
 // Conns returns the connections that are open now, in no order. A connection is among them
@@ -186,11 +189,9 @@ func (s *Server) Conns() iter.Seq[*Conn] {
 		s.mu.Lock()
 		open := make([]*Conn, 0, len(s.conns))
 		for _, c := range s.conns {
-			c.mu.Lock()
-			if c.rerr == nil && c.stage < ending {
+			if c.isOpen() {
 				open = append(open, c)
 			}
-			c.mu.Unlock()
 		}
 		s.mu.Unlock()
 		for _, c := range open {

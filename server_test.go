@@ -220,7 +220,7 @@ func TestServerSlowClient(t *testing.T) {
 	slow.(*net.TCPConn).SetReadBuffer(4 << 10)
 	io.WriteString(slow, strings.Replace(rfcHead, "Origin: http://example.com\r\n", "", 1))
 	slowConn := wait(t, opened)
-	slowConn.rw.(*net.TCPConn).SetWriteBuffer(64 << 10) // or else it may take most of the messages
+	slowConn.t.rw.(*net.TCPConn).SetWriteBuffer(64 << 10) // or else it may take most of the messages
 
 	payload := func(p []byte, n int) []byte {
 		binary.BigEndian.PutUint64(p, uint64(n))
@@ -279,10 +279,7 @@ func TestServerSlowClient(t *testing.T) {
 			t.Fatal(err)
 		}
 		slowConn.mu.Lock()
-		waiting := slowConn.sending
-		if slowConn.out != nil {
-			waiting += len(slowConn.out.b)
-		}
+		waiting := slowConn.write.waiting()
 		slowConn.mu.Unlock()
 		queued = max(queued, waiting)
 		if n%100 == 0 {
@@ -566,7 +563,7 @@ func TestServerCut(t *testing.T) {
 					p.wrap = func(c net.Conn) net.Conn { cut.Conn = c; return cut }
 					in := version.hello + version.frames[0] + version.frames[1]
 					probe := newConn(nil, nil, false)
-					probe.dec.hixie = version.version == Hixie76
+					probe.write.hixie = version.version == Hixie76
 					in += string(toward(probe, opClose, closing(CloseNormal, "")))
 					opens := 0
 					for n := 0; ; n++ {

@@ -1,36 +1,122 @@
 package websocket
 
+// What lies below a Conn: any stream, or a socket that is waited on without a buffer. It knows
+// nothing of the protocol.
+
 import (
-	"errors"
 	"io"
 	"net"
 	"os"
+	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
 
-// Sizes and times of a Conn's input and output.
 const (
-	inputSize     = 32 << 10 // bytes of a pooled input buffer
 	heldInputSize = 4 << 10  // bytes of a buffer that has to stay while a Conn is idle
-	sharedSize    = 4 << 10  // bytes of an allocation for messages that came together
 	directSize    = 16 << 10 // bytes of payload from which on none is copied
-	batchSize     = 64 << 10 // bytes of output that do not wait for more
 	writeSize     = 64 << 10 // bytes of one write, whose end is progress
-	batchDelay    = time.Millisecond
 )
 
-// inputs holds buffers of type *[inputSize]byte.
-var inputs = sync.Pool{New: func() any { return new([inputSize]byte) }}
+// A transport reads from a stream into a buffer, writes to it, and closes it. Its input
+// half belongs to whoever has the turn to read, its output half to whoever writes.
+type transport struct {
+	rw     io.ReadWriter
+	closer io.Closer       // rw, where it can be closed
+	raw    syscall.RawConn // of a socket on which reads can wait without a buffer, or nil
+	bare   bool            // rw serves one call: no byte too many is read from it
 
-// readSocket reads more input from a socket. It needs so little stack that a goroutine which
-// does nothing else keeps the one it began with.
-func (c *Conn) readSocket() error {
-	err := c.raw.Read(c.try)
+	in    []byte // in[r:w] is input that has not been decoded
+	r, w  int
+	held  error // for the next read: it came with the last bytes, or from try
+	try   func(fd uintptr) bool
+	heard atomic.Bool // something has been read since alive was asked
+
+	socket *socketWriter // or nil
+	moved  atomic.Uint32 // counts writes that rw has taken
+
+	deadlines sync.Mutex // guards these two
+	deadline  time.Time  // for reads, as the caller has set it
+	limit     time.Time  // for reads besides
+}
+
+// init makes t a transport over rw.
+func (t *transport) init(rw io.ReadWriter) {
+	t.rw = rw
+	// Only these types are known not to have a Read of their own above the
+	// socket's.
+	switch s := rw.(type) {
+	case *net.TCPConn:
+		t.raw, _ = s.SyscallConn()
+	case *net.UnixConn:
+		t.raw, _ = s.SyscallConn()
+	}
+	if runtime.GOOS == "windows" || runtime.GOOS == "plan9" || runtime.GOOS == "js" {
+		t.raw = nil // syscall.Read cannot poll a descriptor there
+	}
+	if t.raw != nil {
+		t.try = t.tryRead
+	}
+	t.closer, _ = rw.(io.Closer)
+}
+
+// initBare makes t a transport that reads no byte more than it is asked for, and leaves it to
+// the caller to close rw.
+func (t *transport) initBare(rw io.ReadWriter) { t.rw, t.bare = rw, true }
+
+// stream returns what t is over.
+func (t *transport) stream() io.ReadWriter { return t.rw }
+
+// isSocket reports whether t waits for input without a buffer, and can try to write.
+func (t *transport) isSocket() bool { return t.raw != nil }
+
+// closes reports whether t can be closed.
+func (t *transport) closes() bool { return t.closer != nil }
+
+// preload makes b the first input.
+func (t *transport) preload(b []byte) { t.in, t.w = b, len(b) }
+
+// input returns what has been read and not been used. It may be changed, and is valid until
+// more is read or the buffer is released.
+func (t *transport) input() []byte { return t.in[t.r:t.w] }
+
+// buffered returns the length of input.
+func (t *transport) buffered() int { return t.w - t.r }
+
+// use takes the first n bytes off the input.
+func (t *transport) use(n int) {
+	if t.r += n; t.r == t.w {
+		t.r, t.w = 0, 0
+	}
+}
+
+// fill reads more input: at least a byte, and on a bare stream need bytes at most.
+func (t *transport) fill(need int) error {
+	if t.raw != nil {
+		return t.fillSocket()
+	}
+	t.makeRoom(heldInputSize)
+	space := t.in[t.w:]
+	if t.bare {
+		space = space[:min(len(space), need)]
+	}
+	n, err := t.readFrom(space)
+	t.w += n
+	return err
+}
+
+// fillSocket is fill for a socket. It needs so little stack that a goroutine which does
+// nothing else keeps the one it began with.
+func (t *transport) fillSocket() error {
+	var err error
+	if t.held == nil {
+		err = t.raw.Read(t.try)
+	}
 	if err == nil {
-		err, c.held = c.held, nil
+		err, t.held = t.held, nil
 	}
 	if e, ok := err.(*net.OpError); ok {
 		e.Op = "read" // not raw-read
@@ -38,28 +124,32 @@ func (c *Conn) readSocket() error {
 	return err
 }
 
-// readTransport reads from rw, when all that the peer may be waiting for is on
-// its way. It returns bytes or an error.
-func (c *Conn) readTransport(p []byte) (int, error) {
-	if err := c.held; err != nil {
-		c.held = nil
+// isHeld reports whether the next read has an error that came before.
+func (t *transport) isHeld() bool { return t.held != nil }
+
+// wait fills the input. An error is held for the next read.
+func (t *transport) wait() { t.held = t.fillSocket() }
+
+// read reads into p, past the input buffer, which is empty.
+func (t *transport) read(p []byte) (int, error) {
+	if t.raw != nil {
+		t.release()
+	}
+	return t.readFrom(p)
+}
+
+// readFrom reads from rw. It returns bytes or an error.
+func (t *transport) readFrom(p []byte) (int, error) {
+	if err := t.held; err != nil {
+		t.held = nil
 		return 0, err
 	}
-	var n int
-	err := errPanic // unless rw returns
-	defer func() {
-		if err == errPanic {
-			c.endRead(err)
-		}
-	}()
-	c.beforeWait()
 	for range 100 {
-		err = errPanic
-		n, err = c.rw.Read(p)
+		n, err := t.rw.Read(p)
 		if n > 0 {
-			c.hear()
+			t.hear()
 			if !isTimeout(err) {
-				c.held = err
+				t.held = err
 			}
 			return n, nil
 		}
@@ -73,108 +163,144 @@ func (c *Conn) readTransport(p []byte) (int, error) {
 // tryRead is what raw.Read calls whenever there may be input, until it reports
 // true. When there is none it gives the buffer back, so that none is held while
 // raw.Read waits.
-func (c *Conn) tryRead(fd uintptr) bool {
-	c.makeRoom(inputSize)
-	n, err := callFD(syscall.Read, fd, c.in[c.w:])
+func (t *transport) tryRead(fd uintptr) bool {
+	t.makeRoom(inputSize)
+	n, err := callFD(syscall.Read, fd, t.in[t.w:])
 	for err == syscall.EINTR {
-		n, err = callFD(syscall.Read, fd, c.in[c.w:])
+		n, err = callFD(syscall.Read, fd, t.in[t.w:])
 	}
 	switch {
 	case wouldBlock(err):
-		c.releaseInput()
+		t.release()
 		return false
 	case err != nil:
-		c.held = c.opError("read", err)
+		t.held = t.opError("read", err)
 	case n == 0:
-		c.held = io.EOF
+		t.held = io.EOF
 	default:
-		c.w += n
-		c.hear()
+		t.w += n
+		t.hear()
 	}
 	return true
 }
 
-func (c *Conn) opError(op string, err error) error {
-	return &net.OpError{Op: op, Net: c.LocalAddr().Network(), Source: c.LocalAddr(), Addr: c.RemoteAddr(),
-		Err: os.NewSyscallError(op, err)}
-}
-
-// hear notes that the peer is alive.
-func (c *Conn) hear() {
-	if !c.heard.Load() {
-		c.heard.Store(true)
-	}
-}
-
-// wouldBlock reports whether err is syscall.EAGAIN, which Plan 9 has not.
-func wouldBlock(err error) bool {
-	errno, ok := err.(net.Error)
-	return ok && errno.Timeout() && err != syscall.ETIMEDOUT
-}
-
-// callFD calls syscall.Read or Write, whose first parameter is an int, or on Windows a
-// Handle.
-func callFD[FD ~int | ~uintptr](f func(FD, []byte) (int, error), fd uintptr, p []byte) (int, error) {
-	return f(FD(fd), p)
-}
-
 // makeRoom makes in a buffer of at least size bytes with space behind w.
-func (c *Conn) makeRoom(size int) {
-	input := c.in[c.r:c.w]
+func (t *transport) makeRoom(size int) {
+	input := t.in[t.r:t.w]
 	switch {
-	case len(c.in) < size && size == inputSize:
-		c.in = inputs.Get().(*[inputSize]byte)[:]
-	case len(c.in) < size:
-		c.in = make([]byte, size)
-	case len(input) == len(c.in):
-		c.in = make([]byte, 2*len(c.in))
-	case c.r == 0:
+	case len(t.in) < size && size == inputSize:
+		t.in = inputs.Get().(*[inputSize]byte)[:]
+	case len(t.in) < size:
+		t.in = make([]byte, size)
+	case len(input) == len(t.in):
+		t.in = make([]byte, 2*len(t.in))
+	case t.r == 0:
 		return
 	}
-	c.r, c.w = 0, copy(c.in, input)
+	t.r, t.w = 0, copy(t.in, input)
 }
 
-// releaseInput gives the input buffer back. What has not been decoded, a part of
+// release gives the input buffer back. What has not been decoded, a part of
 // a header, of a control frame or of a request, stays in a copy of its size.
-func (c *Conn) releaseInput() {
-	b := c.in
-	c.in = slices.Clone(b[c.r:c.w])
-	if c.r == c.w {
-		c.in = nil
+func (t *transport) release() {
+	b := t.in
+	t.in = slices.Clone(b[t.r:t.w])
+	if t.r == t.w {
+		t.in = nil
 	}
-	c.r, c.w = 0, len(c.in)
+	t.r, t.w = 0, len(t.in)
 	if len(b) == inputSize {
 		inputs.Put((*[inputSize]byte)(b))
 	}
 }
 
-// write writes p to rw, with one call of Write unless p is large.
-func (c *Conn) write(p []byte) error {
-	if c.raw != nil && len(p) > writeSize {
-		_, err := c.writeRaw(p, true)
+// shrink releases a buffer that has grown and that a stream would hold for as long as it lives.
+func (t *transport) shrink() {
+	if t.raw == nil && len(t.in) > heldInputSize {
+		t.release()
+	}
+}
+
+// hear notes that the peer is alive.
+func (t *transport) hear() {
+	if !t.heard.Load() {
+		t.heard.Store(true)
+	}
+}
+
+// alive reports whether something has been read since it was last asked.
+func (t *transport) alive() bool { return t.heard.Swap(false) }
+
+// progress returns a number that changes whenever rw has taken a write.
+func (t *transport) progress() uint32 { return t.moved.Load() }
+
+// write writes head and then tail, which may be empty, with one call unless they are large.
+func (t *transport) write(head, tail []byte) error {
+	if len(tail) == 0 {
+		return t.writeAll(head)
+	}
+	step := min(len(tail), writeSize)
+	if err := t.writeVec(head, tail[:step]); err != nil {
+		return err
+	}
+	return t.writeAll(tail[step:])
+}
+
+// writeAll writes p, with one call of Write unless it is large.
+func (t *transport) writeAll(p []byte) error {
+	if t.raw != nil && len(p) > writeSize {
+		_, err := t.writeSocket(p, true)
 		return err
 	}
 	for len(p) > 0 {
 		n := min(len(p), writeSize)
-		if err := writeFull(c.rw, p[:n]); err != nil {
+		if err := writeFull(t.rw, p[:n]); err != nil {
 			return err
 		}
 		p = p[n:]
-		c.moved.Add(1)
+		t.moved.Add(1)
 	}
 	return nil
 }
 
-// writeRaw is write for a socket: it sees progress without parting p. It waits for room, if
-// wait is true, or else returns what there is no room for.
-func (c *Conn) writeRaw(p []byte, wait bool) (rest []byte, err error) {
-	if c.socket == nil {
-		c.socket = &socketWriter{c: c}
-		c.socket.try = c.socket.tryWrite
+// vectors holds what a call of writev needs.
+var vectors = sync.Pool{New: func() any { return new(vector) }}
+
+type vector struct {
+	two  [2][]byte
+	bufs net.Buffers
+}
+
+// writeVec writes head and tail with one call, where rw can do that.
+func (t *transport) writeVec(head, tail []byte) error {
+	v := vectors.Get().(*vector)
+	v.two = [2][]byte{head, tail}
+	v.bufs = v.two[:]
+	n, err := v.bufs.WriteTo(t.rw)
+	v.two = [2][]byte{}
+	vectors.Put(v)
+	if err == nil && n < int64(len(head)+len(tail)) {
+		err = io.ErrShortWrite
 	}
-	s := c.socket
+	if err == nil {
+		t.moved.Add(1)
+	}
+	return err
+}
+
+// tryWrite writes what a socket has room for, and returns the rest.
+func (t *transport) tryWrite(p []byte) (rest []byte, err error) { return t.writeSocket(p, false) }
+
+// writeSocket writes to a socket: it sees progress without parting p. It waits for room, if
+// wait is true, or else returns what there is no room for.
+func (t *transport) writeSocket(p []byte, wait bool) (rest []byte, err error) {
+	if t.socket == nil {
+		t.socket = &socketWriter{t: t}
+		t.socket.try = t.socket.tryWrite
+	}
+	s := t.socket
 	s.rest, s.wait = p, wait
-	err = c.raw.Write(s.try)
+	err = t.raw.Write(s.try)
 	if err == nil {
 		err, s.err = s.err, nil
 	}
@@ -185,9 +311,9 @@ func (c *Conn) writeRaw(p []byte, wait bool) (rest []byte, err error) {
 	return rest, err
 }
 
-// A socketWriter is what writeRaw needs. It belongs to whoever has set writing.
+// A socketWriter is what writeSocket needs.
 type socketWriter struct {
-	c    *Conn
+	t    *transport
 	try  func(fd uintptr) bool
 	rest []byte
 	wait bool
@@ -203,11 +329,11 @@ func (s *socketWriter) tryWrite(fd uintptr) bool {
 		case wouldBlock(err):
 			return !s.wait
 		case err != nil:
-			s.err = s.c.opError("write", err)
+			s.err = s.t.opError("write", err)
 			return true
 		default:
 			s.rest = s.rest[n:]
-			s.c.moved.Add(1)
+			s.t.moved.Add(1)
 		}
 	}
 	return true
@@ -222,18 +348,107 @@ func writeFull(w io.Writer, p []byte) error {
 	return err
 }
 
+// wouldBlock reports whether err is syscall.EAGAIN, which Plan 9 has not.
+func wouldBlock(err error) bool {
+	errno, ok := err.(net.Error)
+	return ok && errno.Timeout() && err != syscall.ETIMEDOUT
+}
+
+// callFD calls syscall.Read or Write, whose first parameter is an int, or on Windows a
+// Handle.
+func callFD[FD ~int | ~uintptr](f func(FD, []byte) (int, error), fd uintptr, p []byte) (int, error) {
+	return f(FD(fd), p)
+}
+
+func (t *transport) opError(op string, err error) error {
+	return &net.OpError{Op: op, Net: t.localAddr().Network(), Source: t.localAddr(), Addr: t.remoteAddr(),
+		Err: os.NewSyscallError(op, err)}
+}
+
+// close closes rw. It is called once.
+func (t *transport) close() error { return t.closer.Close() }
+
+// linger waits for the peer to close the stream: if this side did it while
+// there is input that has not been read, a TCP connection would be reset, and the
+// peer might lose what was sent last.
+func (t *transport) linger() {
+	half, ok := t.closer.(interface{ CloseWrite() error })
+	if !ok || half.CloseWrite() != nil {
+		return
+	}
+	t.makeRoom(heldInputSize)
+	for err := error(nil); err == nil; {
+		_, err = t.readFrom(t.in)
+	}
+}
+
+// setReadDeadline sets the deadline for reads that the caller wants.
+func (t *transport) setReadDeadline(d time.Time) error {
+	t.deadlines.Lock()
+	defer t.deadlines.Unlock()
+	t.deadline = d
+	return t.applyDeadline()
+}
+
+// limitRead lets reads end at a time at the latest, or if it is zero, when the caller wants.
+// It reports whether there was such a limit before the caller's deadline.
+func (t *transport) limitRead(at time.Time) bool {
+	t.deadlines.Lock()
+	defer t.deadlines.Unlock()
+	limited := t.limited()
+	t.limit = at
+	t.applyDeadline()
+	return limited
+}
+
+// limited reports whether limit is before deadline.
+func (t *transport) limited() bool {
+	return !t.limit.IsZero() && (t.deadline.IsZero() || t.limit.Before(t.deadline))
+}
+
+func (t *transport) applyDeadline() error {
+	d, ok := t.rw.(interface{ SetReadDeadline(time.Time) error })
+	switch {
+	case !ok:
+		return os.ErrNoDeadline
+	case t.limited():
+		return d.SetReadDeadline(t.limit)
+	}
+	return d.SetReadDeadline(t.deadline)
+}
+
+func (t *transport) setWriteDeadline(at time.Time) error {
+	if d, ok := t.rw.(interface{ SetWriteDeadline(time.Time) error }); ok {
+		return d.SetWriteDeadline(at)
+	}
+	return os.ErrNoDeadline
+}
+
+// freeDeadlines removes all deadlines.
+func (t *transport) freeDeadlines() {
+	t.limitRead(time.Time{})
+	t.setReadDeadline(time.Time{})
+	t.setWriteDeadline(time.Time{})
+}
+
+// localAddr returns the local address of rw, or one that stands for none.
+func (t *transport) localAddr() net.Addr {
+	if a, ok := t.rw.(interface{ LocalAddr() net.Addr }); ok {
+		return a.LocalAddr()
+	}
+	return noAddr{}
+}
+
+// remoteAddr returns the remote address of rw, or one that stands for none.
+func (t *transport) remoteAddr() net.Addr {
+	if a, ok := t.rw.(interface{ RemoteAddr() net.Addr }); ok {
+		return a.RemoteAddr()
+	}
+	return noAddr{}
+}
+
 // noAddr is the address of a stream that has none.
 type noAddr struct{}
 
 func (noAddr) Network() string { return "websocket" }
-
-func (noAddr) String() string { return "unknown" }
-
-// isTimeout reports whether a read that failed with err can go on later.
-func isTimeout(err error) bool {
-	if _, ok := err.(*HandshakeError); ok {
-		return false
-	}
-	t, ok := errors.AsType[net.Error](err)
-	return ok && t.Timeout() && !errors.Is(err, syscall.ETIMEDOUT)
-}
+func (noAddr) String() string  { return "unknown" }

@@ -67,12 +67,12 @@ func TestIdle(t *testing.T) {
 					if err := tt.read(c); !errors.Is(err, os.ErrDeadlineExceeded) {
 						t.Fatal(err)
 					}
-					if len(c.in) == len(tt.then) && cap(c.in) <= 16 && c.out == nil && cap(c.chunk) == 0 {
+					if len(c.t.in) == len(tt.then) && cap(c.t.in) <= 16 && c.write.out == nil && cap(c.read.chunk) == 0 {
 						break
 					}
 					if d > time.Second {
 						t.Fatalf("holds input: %d of %d, chunk: %d of %d, output: %t",
-							len(c.in), cap(c.in), len(c.chunk), cap(c.chunk), c.out != nil)
+							len(c.t.in), cap(c.t.in), len(c.read.chunk), cap(c.read.chunk), c.write.out != nil)
 					}
 				}
 			})
@@ -270,7 +270,7 @@ func TestOddTransport(t *testing.T) {
 				message := strings.Repeat("x", size)
 				rw := &tape{}
 				c := newConn(nil, nil, false)
-				c.rw = struct {
+				c.t.rw = struct {
 					io.Reader
 					io.Writer
 				}{chunk(rw), rw}
@@ -291,7 +291,7 @@ func TestOddTransport(t *testing.T) {
 		for _, size := range []int{10, 100 << 10} {
 			c, rw := tapeConn(nil, true, false)
 			rw.in = [][]byte{toward(c, opText, strings.Repeat("x", size))}
-			c.rw = struct {
+			c.t.rw = struct {
 				io.Reader
 				io.Writer
 			}{readFunc(func(p []byte) (int, error) { // tells its error once

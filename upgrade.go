@@ -42,7 +42,7 @@ func Upgrade(w http.ResponseWriter, r *http.Request, o *Options) (*Conn, error) 
 func upgrade(w http.ResponseWriter, r *http.Request, o *Options, opened func(*Conn)) (*Conn, error) {
 	req, err := requestOf(r, o)
 	if err == nil {
-		err = o.checkOrigin(req)
+		err = checkOrigin(o.Origins, req)
 	}
 	if err != nil {
 		return nil, refuse(w, r, err.(*HandshakeError))
@@ -67,7 +67,7 @@ func upgrade(w http.ResponseWriter, r *http.Request, o *Options, opened func(*Co
 // before the write deadline that it has set.
 func hijack(w http.ResponseWriter, r *http.Request, req *Request, o *Options) (*Conn, []byte, error) {
 	limit := time.Time{}
-	if d := cmp.Or(o.HandshakeTimeout, handshakeTimeout); d > 0 {
+	if d := o.handshakeLimit(); d > 0 {
 		limit = time.Now().Add(d)
 	}
 	control := http.NewResponseController(w)
@@ -100,7 +100,7 @@ func hijack(w http.ResponseWriter, r *http.Request, req *Request, o *Options) (*
 	}
 	c := newConn(conn, o, false)
 	read, _ := buf.Reader.Peek(buf.Reader.Buffered())
-	c.in, c.w = slices.Clone(read), len(read)
+	c.t.preload(slices.Clone(read))
 
 	var fields bytes.Buffer
 	maps.DeleteFunc(w.Header(), isHopField)
@@ -108,26 +108,33 @@ func hijack(w http.ResponseWriter, r *http.Request, req *Request, o *Options) (*
 	return c, createResponse(req, fields.Bytes()), nil
 }
 
-// hopFields are the fields of a response that are up to the handshake or to HTTP itself.
-var hopFields = map[string]bool{
-	"Connection":               true,
-	"Content-Length":           true,
-	"Content-Type":             true,
-	"Keep-Alive":               true,
-	"Proxy-Connection":         true,
-	"Sec-Websocket-Accept":     true,
-	"Sec-Websocket-Extensions": true,
-	"Sec-Websocket-Location":   true,
-	"Sec-Websocket-Origin":     true,
-	"Sec-Websocket-Protocol":   true,
-	"Sec-Websocket-Version":    true,
-	"Te":                       true,
-	"Trailer":                  true,
-	"Transfer-Encoding":        true,
-	"Upgrade":                  true,
+// upgradeStream accepts a client that comes over HTTP/2 (RFC 8441, section 5).
+func upgradeStream(w http.ResponseWriter, r *http.Request, req *Request, o *Options, opened func(*Conn)) (*Conn, error) {
+	control := http.NewResponseController(w)
+	// The deadlines of the http.Server are for requests.
+	if err := cmp.Or(control.SetReadDeadline(time.Time{}), control.SetWriteDeadline(time.Time{})); err != nil {
+		return nil, refuse(w, r, &HandshakeError{Status: http.StatusNotImplemented, Reason: "the server cannot take over the stream", err: err})
+	}
+	maps.DeleteFunc(w.Header(), isHopField)
+	if req.Protocol != "" {
+		w.Header().Set("Sec-WebSocket-Protocol", req.Protocol)
+	}
+	if req.Extensions != "" {
+		w.Header().Set("Sec-WebSocket-Extensions", req.Extensions)
+	}
+	w.WriteHeader(http.StatusOK)
+	s := newStream(w, r)
+	c := newConn(s, o, false)
+	c.agree(req)
+	if opened != nil {
+		opened(c)
+	}
+	if _, err := s.Write(nil); err != nil { // which sends the head
+		c.CloseNow()
+		return nil, err
+	}
+	return c, nil
 }
-
-func isHopField(name string, _ []string) bool { return hopFields[http.CanonicalHeaderKey(name)] }
 
 // requestOf checks a request that net/http has read, and chooses a subprotocol. The token of
 // hixie-76 is not part of it.

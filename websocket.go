@@ -162,15 +162,13 @@ package websocket
 
 import (
 	"cmp"
-	"errors"
+	"fmt"
 	"io"
-	"math"
 	"net"
 	"os"
-	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 )
 
@@ -184,79 +182,22 @@ import (
 // An idle Conn has no goroutine, unless a compressed message has been read in part.
 // Timers, which Close stops, send pongs and replies that were held back.
 type Conn struct {
-	rw     io.ReadWriter
-	opts   *Options        // not to be changed
-	closer io.Closer       // rw, where it can be closed
-	raw    syscall.RawConn // of a socket on which reads can wait without a buffer
-	try    func(fd uintptr) bool
-	client bool
-	bare   bool // rw serves one call: no byte too many is read from it
+	opts *Options  // not to be changed
+	t    transport // its halves belong to whoever reads, and to whoever writes
+	read reader    // belongs to whoever has the turn
 
-	// The reading side belongs to the goroutine that has set reading, or while nobody
-	// has, to the one that holds mu.
-	end     bool        // the message ends behind chunk
-	typ     MessageType // of the message that chunk is from
-	packed  bool        // and that is compressed, and so are chunk and partial
-	large   bool        // the last message that Serve needed a buffer for was
-	dec     decoder
-	deflate *deflation // or nil; its part for writes is guarded by mu
-	in      []byte     // in[r:w] is input that has not been decoded
-	r, w    int
-	held    error  // for the next read: it came with the last bytes, or from try
-	chunk   []byte // payload that has been decoded and not been returned
-	partial []byte // payload before chunk, from a read that has timed out
-	spare   []byte // room for the next messages to be kept
-	reader  *messageReader
-	ended   error // why nothing that may still come matters
+	more  atomic.Bool             // another whole message has arrived; set in the turn
+	serve atomic.Pointer[serving] // what Serve and a Server know of the connection, or nil
 
-	heard atomic.Bool   // something has been read since alive looked
-	late  atomic.Bool   // watchdog has closed rw
-	moved atomic.Uint32 // counts writes that rw has taken
-	slot  int32         // in server.conns; guarded by server.mu
-
-	// mu guards what follows. It is not held during I/O; whoever has set
-	// reading or writing owns that direction until it clears it, or hands it on.
-	mu       sync.Mutex
-	turn     sync.Cond    // signals a change of any of these
-	req      *keptRequest // that was accepted
-	deadline time.Time    // for reads, as the caller has set it
-	limit    time.Time    // for the opening handshake, while that is read
-	rerr     error        // of every later read
-	werr     error        // of every later write
-	broken   error        // of a write to rw: none may follow
-
-	reading  bool
-	writing  bool
-	shaking  bool // the opening handshake has begun and is not accepted
-	closing  bool // a closing handshake has been begun by this side
-	sent     bool // with a close frame
-	left     bool // and it is left to Serve to end it
-	shutdown bool // rw has been closed, or is being closed
-	shutEnd  bool // and that is done
-
-	replies bool  // out holds messages that wait for more
-	crowded bool  // messages are written by other goroutines than the reader
-	more    bool  // in holds another whole frame
-	armed   bool  // timer is running
-	pushing bool  // writeLate is
-	due     bool  // it is among those that the Server is to push
-	stage   stage // of Serve
-	calm    uint8 // how often Serve may yet rest; see Server.rest
-
-	out      *output // frames to be written, or nil
-	queue    *output // broadcasts that wait for OnOpen or for writer, or nil
-	batch    uint64  // number of the batch in out, or of the last one
-	done     uint64  // number of the last batch that was written
-	controls int     // bytes of control frames in out
-	sending  int     // bytes of output that are being written
-	timer    *time.Timer
-	watchdog *time.Timer
-	writer   *messageWriter // of a message that is being written
-	pings    []ping         // in the order sent
-	lastPing uint64
-	socket   *socketWriter // or nil
-	server   *Server       // that has it among its conns, or nil
-	alive    *keepalive    // of Serve, or nil
+	// mu guards what follows. It is not held during I/O.
+	mu     mutex
+	cond   sync.Cond // signals a change of any of these
+	turn   turn
+	write  writer
+	end    ending
+	pings  pinger
+	timers timers
+	req    *keptRequest // that was accepted
 }
 
 var _ net.Conn = (*Conn)(nil)
@@ -281,50 +222,47 @@ func NewConn(rw io.ReadWriter, o *Options) *Conn {
 
 // newConn is NewConn for either role. It keeps o.
 func newConn(rw io.ReadWriter, o *Options, client bool) *Conn {
-	c := &Conn{rw: rw, opts: cmp.Or(o, noOptions), client: client}
-	c.turn.L = &c.mu
-	c.dec.masked = !client
-	c.dec.limit = maxMessage
-	if c.opts.MaxMessage > 0 {
-		c.dec.limit = uint64(c.opts.MaxMessage)
-	} else if c.opts.MaxMessage < 0 {
-		c.dec.limit = math.MaxInt64
-	}
-	// Only these types are known not to have a Read of their own above the
-	// socket's.
-	switch s := rw.(type) {
-	case *net.TCPConn:
-		c.raw, _ = s.SyscallConn()
-	case *net.UnixConn:
-		c.raw, _ = s.SyscallConn()
-	}
-	if runtime.GOOS == "windows" || runtime.GOOS == "plan9" || runtime.GOOS == "js" {
-		c.raw = nil // syscall.Read cannot poll a descriptor there
-	}
-	c.try = c.tryRead
-	c.closer, _ = rw.(io.Closer)
+	c := new(Conn)
+	c.init(o, client)
+	c.t.init(rw)
 	return c
 }
 
 // bareConn returns the Conn that serves one call on a stream of the caller's.
 func bareConn(rw io.ReadWriter) *Conn {
-	c := newConn(rw, nil, false)
-	c.bare, c.raw, c.closer = true, nil, nil
+	c := new(Conn)
+	c.init(nil, false)
+	c.t.initBare(rw)
 	return c
 }
 
-var (
-	errNotUTF8    = errors.New("websocket: text is not valid UTF-8")
-	errServed     = errors.New("websocket: Serve reads from this connection")
-	errUnfinished = errors.New("websocket: the opening handshake is not finished")
-	errShaken     = errors.New("websocket: the opening handshake is over")
-	errPanic      = errors.New("websocket: the transport has panicked")
-	errBusy       = errors.New("websocket: use of a writer by two goroutines")
-	errStale      = errors.New("websocket: use of a reader or writer after the end of its message")
-)
+func (c *Conn) init(o *Options, client bool) {
+	c.opts = cmp.Or(o, noOptions)
+	c.cond.L = &c.mu
+	c.read.init(client, c.opts.messageLimit())
+	c.write.init(client)
+}
+
+// agree lets c speak as the response to req says.
+func (c *Conn) agree(req *Request) {
+	c.req = req.keep()
+	p, _ := req.checkExtensions()
+	c.speak(req.Version, p)
+}
+
+// speak lets c speak a version of the protocol, with compression unless p is nil.
+func (c *Conn) speak(v Version, p *deflateParams) {
+	var d *deflater
+	var u *unpacker
+	if p != nil {
+		d, u = newDeflation(c.opts.Deflate, *p, c.write.isClient())
+	}
+	c.read.speak(v == Hixie76, u)
+	c.write.speak(v == Hixie76, d)
+}
 
 // Request returns the client's opening handshake, on either side, or nil if it has not been
-// accepted yet. The caller must not modify it.
+// accepted yet. Each call makes a new copy, which is the caller's.
 func (c *Conn) Request() *Request {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -334,21 +272,18 @@ func (c *Conn) Request() *Request {
 	return c.req.request()
 }
 
-// LocalAddr returns the local address of the transport, or one that stands for none.
-func (c *Conn) LocalAddr() net.Addr {
-	if t, ok := c.rw.(interface{ LocalAddr() net.Addr }); ok {
-		return t.LocalAddr()
-	}
-	return noAddr{}
+// isOpen reports whether a connection that is served may yet have something to say.
+func (c *Conn) isOpen() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.end.readable() == nil && !c.turn.isOver()
 }
 
+// LocalAddr returns the local address of the transport, or one that stands for none.
+func (c *Conn) LocalAddr() net.Addr { return c.t.localAddr() }
+
 // RemoteAddr returns the remote address of the transport, or one that stands for none.
-func (c *Conn) RemoteAddr() net.Addr {
-	if t, ok := c.rw.(interface{ RemoteAddr() net.Addr }); ok {
-		return t.RemoteAddr()
-	}
-	return noAddr{}
-}
+func (c *Conn) RemoteAddr() net.Addr { return c.t.remoteAddr() }
 
 // SetDeadline sets both deadlines; see SetReadDeadline and SetWriteDeadline.
 func (c *Conn) SetDeadline(t time.Time) error {
@@ -359,47 +294,183 @@ func (c *Conn) SetDeadline(t time.Time) error {
 // [os.ErrDeadlineExceeded]; the zero time means never. A timeout loses no data: set a
 // new deadline and read again. It does end [Conn.Serve]. If the transport has no deadlines,
 // the error is [os.ErrNoDeadline].
-func (c *Conn) SetReadDeadline(t time.Time) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.deadline = t
-	return c.applyDeadline()
-}
-
-// limitRead lets reads end after d at the latest, or if d is negative, when the
-// caller wants. It reports whether there was such a limit before the caller's
-// deadline.
-func (c *Conn) limitRead(d time.Duration) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	limited := !c.limit.IsZero() && (c.deadline.IsZero() || c.limit.Before(c.deadline))
-	c.limit = time.Time{}
-	if d >= 0 {
-		c.limit = time.Now().Add(d)
-	}
-	c.applyDeadline()
-	return limited
-}
-
-// applyDeadline sets the read deadline of the transport. mu is held.
-func (c *Conn) applyDeadline() error {
-	t := c.deadline
-	if !c.limit.IsZero() && (t.IsZero() || c.limit.Before(t)) {
-		t = c.limit
-	}
-	if d, ok := c.rw.(interface{ SetReadDeadline(time.Time) error }); ok {
-		return d.SetReadDeadline(t)
-	}
-	return os.ErrNoDeadline
-}
+func (c *Conn) SetReadDeadline(t time.Time) error { return c.t.setReadDeadline(t) }
 
 // SetWriteDeadline sets the time after which writes fail with an error that wraps
 // [os.ErrDeadlineExceeded]; the zero time means never. A timeout is final for writes,
 // as a part of a frame may have been sent. If the transport has no deadlines, the
 // error is [os.ErrNoDeadline].
-func (c *Conn) SetWriteDeadline(t time.Time) error {
-	if d, ok := c.rw.(interface{ SetWriteDeadline(time.Time) error }); ok {
-		return d.SetWriteDeadline(t)
+func (c *Conn) SetWriteDeadline(t time.Time) error { return c.t.setWriteDeadline(t) }
+
+// A turn says whose it is to read from a connection. The reader, and the input half of the
+// transport, belong to it.
+//
+//	free ⇄ reading                                 a method that reads, or CloseWith
+//	free → opening → calling ⇄ waiting             Serve, which keeps it
+//	       calling, waiting → parting → served → reading
+type turn byte
+
+const (
+	turnFree    turn = iota
+	turnReading      // a method reads
+	turnOpening      // OnOpen runs
+	turnCalling      // OnMessage runs, or Serve takes a message that is there
+	turnWaiting      // Serve waits for input
+	turnParting      // OnClose runs
+	turnServed       // Serve has ended
+)
+
+// reads reports whether somebody may wait for input.
+func (t turn) reads() bool { return t == turnReading || t == turnWaiting }
+
+// calls reports whether a function of a Handler runs.
+func (t turn) calls() bool { return t == turnOpening || t == turnCalling || t == turnParting }
+
+// isOver reports whether OnClose runs, or has.
+func (t turn) isOver() bool { return t == turnParting || t == turnServed }
+
+// isFree reports whether nobody uses the reader, or will without taking the turn.
+func (t turn) isFree() bool { return t == turnFree || t == turnServed }
+
+// waits is the turn before that of somebody who waits for input.
+func (t turn) waits() turn {
+	if t == turnCalling {
+		return turnWaiting
 	}
-	return os.ErrNoDeadline
+	return t
 }
+
+// released is the turn after that of somebody who has read.
+func (t turn) released() turn {
+	switch t {
+	case turnReading:
+		return turnFree
+	case turnWaiting:
+		return turnCalling
+	}
+	return t
+}
+
+// A pinger has the pings that wait for their pongs, in the order sent. The lock of its Conn
+// guards it.
+type pinger struct {
+	waiting []ping
+	last    uint64
+}
+
+// A ping is one that waits for its pong, or for an error.
+type ping struct {
+	id   uint64
+	done chan error // takes one
+}
+
+// add returns a new ping.
+func (p *pinger) add() ping {
+	p.last++
+	q := ping{p.last, make(chan error, 1)}
+	p.waiting = append(p.waiting, q)
+	return q
+}
+
+// answer ends the wait for a ping and for earlier ones, which the peer need not answer (RFC
+// 6455, section 5.5.3). Other pongs mean nothing.
+func (p *pinger) answer(id uint64) {
+	for id <= p.last && len(p.waiting) > 0 && p.waiting[0].id <= id {
+		p.waiting[0].done <- nil
+		p.waiting = p.waiting[1:]
+	}
+}
+
+// fail ends the wait for all.
+func (p *pinger) fail(err error) {
+	for _, q := range p.waiting {
+		q.done <- err
+	}
+	p.waiting = nil
+}
+
+// remove forgets a ping that nobody waits for any more.
+func (p *pinger) remove(q ping) {
+	p.waiting = slices.DeleteFunc(p.waiting, func(o ping) bool { return o.id == q.id })
+}
+
+// timers are the clocks of a connection, or nil until they are needed.
+type timers struct {
+	write *time.Timer // has the output written later
+	close *time.Timer // closes the transport when the closing handshake takes too long
+}
+
+// stop stops the timers.
+func (t *timers) stop() {
+	for _, timer := range []*time.Timer{t.write, t.close} {
+		if timer != nil {
+			timer.Stop()
+		}
+	}
+}
+
+// A serving is what Serve and a Server know of a connection. The lock of the Conn guards it.
+type serving struct {
+	slot atomic.Int32  // in Server.conns; set while Server.mu is held
+	due  bool          // it is among those that the Server is to push
+	calm atomic.Uint32 // how often it may yet rest
+
+	timer    *time.Timer // looks after the peer, or nil
+	interval time.Duration
+	rests    uint32 // how often it may rest when it is new, or its peer has been silent
+	pinged   bool   // the peer has been silent, and was pinged
+	moved    uint32 // the progress of the transport when it was looked at
+	stalls   int    // times that one write has been seen
+}
+
+// stop stops looking after the peer.
+func (s *serving) stop() {
+	if s != nil && s.timer != nil {
+		s.timer.Stop()
+	}
+}
+
+// claim reports whether somebody has to push what is due, and notes that.
+func (s *serving) claim() bool {
+	claimed := s.due
+	s.due = true
+	return !claimed
+}
+
+func (s *serving) unclaim() { s.due = false }
+
+// rest reports whether the connection is to rest now.
+func (s *serving) rest() bool {
+	n := s.calm.Load()
+	return n > 0 && s.calm.CompareAndSwap(n, n-1)
+}
+
+// look is called once in an interval. It says whether the peer is to be pinged, or what is
+// wrong with it. calm says that nothing has come from it though somebody waits, and nothing is
+// written; busy that something is.
+func (s *serving) look(calm, busy bool, moved uint32, hixie bool) (ping bool, err error) {
+	if busy && moved == s.moved {
+		s.stalls++
+	} else {
+		s.stalls = 0
+	}
+	s.moved = moved
+	silent := calm && !hixie
+	switch {
+	case s.stalls > 3:
+		return false, errStalled
+	case silent && s.pinged:
+		return false, errSilent
+	}
+	s.pinged = silent
+	if calm {
+		s.calm.Store(s.rests)
+	}
+	s.timer.Reset(s.interval)
+	return silent, nil
+}
+
+var (
+	errSilent  = fmt.Errorf("websocket: the peer does not answer: %w", os.ErrDeadlineExceeded)
+	errStalled = fmt.Errorf("websocket: the peer does not read: %w", os.ErrDeadlineExceeded)
+)

@@ -83,7 +83,7 @@ func TestMatrix(t *testing.T) {
 			for _, hixie := range []bool{false, true} {
 				var wire bytes.Buffer
 				w := newConn(wireStream{nil, &wire}, nil, client)
-				w.dec.hixie = hixie
+				speakHixie(w, hixie)
 				var want []wireMessage
 				var pongs []wireFrame
 				ping := func() {
@@ -132,7 +132,7 @@ func TestMatrix(t *testing.T) {
 						}
 						var out bytes.Buffer
 						r := newConn(wireStream{&wireOnce{Reader: chunk.of(bytes.NewReader(wire.Bytes()))}, &out}, nil, !client)
-						r.dec.hixie = hixie
+						speakHixie(r, hixie)
 						got, err := read.all(r)
 						how := fmt.Sprintf("%s, client=%v hixie=%v, %s, %s", kind.name, client, hixie, chunk.name, read.name)
 						if err != io.EOF || !sameMessages(got, want, false) {
@@ -361,7 +361,7 @@ func TestNetConn(t *testing.T) {
 					client.Write([]byte("c"))
 				}()
 				want := Binary
-				if client.dec.hixie {
+				if client.write.hixie {
 					want = Text
 				}
 				for _, m := range []string{"ab", "", "c"} {
@@ -427,7 +427,7 @@ func TestNetConn(t *testing.T) {
 				if got, want := server.LocalAddr(), client.RemoteAddr(); got.String() != want.String() || got.Network() != want.Network() {
 					t.Errorf("%v is not %v", got, want)
 				}
-				if c := NewConn(server.rw, nil); c == server || c.client || NewConn(c, nil) != c {
+				if c := NewConn(server.t.rw, nil); c == server || c.write.client || NewConn(c, nil) != c {
 					t.Error("NewConn made no server's Conn, or another one of a Conn")
 				}
 			})
@@ -477,7 +477,7 @@ func FuzzConn(f *testing.F) {
 	const all = "\x00\x01\x02\x03\x04\x05\x06\x07\x08\x09\x0a\x0b\x0c\x0d"
 	for flags := range byte(8) {
 		c := newConn(nil, nil, flags&1 != 0)
-		c.dec.hixie = flags&2 != 0
+		speakHixie(c, flags&2 != 0)
 		frame := func(op byte, p string) []byte { return toward(c, op, p) }
 		add(flags, "", frame(opText, "one"), frame(opBinary, "two"), frame(opPing, "p"), frame(opText, ""), frame(opClose, closing(CloseNormal, "bye")), frame(opText, "late"))
 		add(flags, all, frame(opText, strings.Repeat("é", 3000)), frame(opText, strings.Repeat("x", 20<<10)), frame(opText, "end"))
@@ -509,9 +509,9 @@ func FuzzConn(f *testing.F) {
 			transport = rw // it has Close: control frames take another way
 		}
 		c := newConn(transport, o, flags&1 != 0)
-		c.dec.hixie = flags&2 != 0
-		if flags&8 != 0 && !c.client { // the handshake may be in there, too
-			c.dec.hixie = false
+		speakHixie(c, flags&2 != 0)
+		if flags&8 != 0 && !c.write.client { // the handshake may be in there, too
+			speakHixie(c, false)
 			if _, err := ShakeHands(c); err != nil {
 				checkFuzzError(t, err)
 				c.CloseNow()
@@ -567,7 +567,7 @@ func FuzzConn(f *testing.F) {
 					err = c.WriteMessage(Text, make([]byte, size))
 				}
 			case 7:
-				if w == nil && !c.dec.hixie {
+				if w == nil && !c.write.hixie {
 					err = c.WriteMessage(Binary, make([]byte, size))
 				}
 			case 8:
@@ -606,7 +606,7 @@ func FuzzConn(f *testing.F) {
 		}
 		c.CloseNow()
 
-		d := decoder{hixie: c.dec.hixie, masked: c.client, limit: math.MaxInt64}
+		d := decoder{hixie: c.write.hixie, masked: c.write.client, limit: math.MaxInt64}
 		closed := false
 		for b := rw.written(); len(b) > 0; {
 			p, n, err := d.next(b)
@@ -656,7 +656,7 @@ func BenchmarkEcho(b *testing.B) {
 			b.ReportAllocs()
 			b.ResetTimer()
 			for n := 0; n < b.N; n += flight {
-				if _, err := client.rw.Write(batch); err != nil {
+				if _, err := client.t.rw.Write(batch); err != nil {
 					b.Fatal(err)
 				}
 				for range flight {

@@ -58,8 +58,7 @@ const (
 // packedConn returns a Conn that has agreed on compression.
 func packedConn(rw io.ReadWriter, o *Options, client, takeover bool) *Conn {
 	c := newConn(rw, o, client)
-	c.deflate = newDeflation(c.opts.Deflate, deflateParams{serverReset: !takeover, clientReset: !takeover}, client)
-	c.dec.deflate = true
+	c.speak(RFC6455, &deflateParams{serverReset: !takeover, clientReset: !takeover})
 	return c
 }
 
@@ -291,7 +290,7 @@ type end struct {
 // came from NextWriter.
 func (e *end) checkSent(t testing.TB, typ MessageType, p []byte, writer bool) (compressed bool) {
 	t.Helper()
-	frames := e.tap.frames(t, e.client)
+	frames := e.tap.frames(t, e.write.client)
 	if len(frames) == 0 || !writer && len(frames) != 1 {
 		t.Fatalf("a message in %d frames", len(frames))
 	}
@@ -450,7 +449,7 @@ func checkHistory(t *testing.T, takeover bool, ends ...*end) {
 	for _, e := range ends {
 		var message []wireFrame
 		compressed := 0
-		for _, f := range e.tap.frames(t, e.client) {
+		for _, f := range e.tap.frames(t, e.write.client) {
 			if f.first&0x0F >= opClose {
 				continue
 			}
@@ -484,8 +483,8 @@ func checkHistory(t *testing.T, takeover bool, ends ...*end) {
 // tapeDeflate returns a Conn over a transport in memory with compression agreed on.
 func tapeDeflate(rw io.ReadWriter, d *Deflate, client bool) *Conn {
 	c := newConn(rw, &Options{Deflate: d}, client)
-	c.deflate = newDeflation(d, d.answer(d.offer()), client)
-	c.dec.deflate = true
+	agreed := d.answer(d.offer())
+	c.speak(RFC6455, &agreed)
 	return c
 }
 
@@ -777,8 +776,8 @@ var wirePayloads = []struct {
 // toward returns a frame that the peer of c sends.
 func toward(c *Conn, opcode byte, p string) []byte {
 	switch {
-	case !c.dec.hixie:
-		return appendFrame(nil, finBit|opcode, []byte(p), !c.client)
+	case !c.write.hixie:
+		return appendFrame(nil, finBit|opcode, []byte(p), !c.write.client)
 	case opcode == opClose:
 		return []byte{0xFF, 0x00}
 	}
@@ -797,7 +796,7 @@ type sent struct {
 // parseSent parses what a Conn of the role and version of c has written.
 func parseSent(t testing.TB, c *Conn, b []byte) (frames []sent) {
 	t.Helper()
-	d := decoder{hixie: c.dec.hixie, masked: c.client, limit: math.MaxInt64}
+	d := decoder{hixie: c.write.hixie, masked: c.write.client, limit: math.MaxInt64}
 	for b = bytes.Clone(b); len(b) > 0; {
 		p, n, err := d.next(b)
 		if err != nil || n == 0 {

@@ -1,31 +1,17 @@
+// Writing: whole messages, messages in fragments, and the one place where output leaves.
+
 package websocket
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"io"
-	"net"
-	"sync"
 	"time"
 	"unicode/utf8"
 )
 
-// An output collects frames until they are written.
-type output struct {
-	b    []byte
-	vec  [2][]byte // for one call of writev
-	bufs net.Buffers
-}
-
-var outputs = sync.Pool{New: func() any { return &output{b: make([]byte, 0, 4<<10)} }}
-
-func (o *output) free() {
-	if cap(o.b) <= 8*batchSize {
-		o.b = o.b[:0]
-		outputs.Put(o)
-	}
-}
+// batchDelay is how long a reply may wait for others to leave with it.
+const batchDelay = time.Millisecond
 
 // WriteMessage sends p as one message, in one frame. It keeps no reference to p
 // and does not allocate. Any number of goroutines may write at the same time; their
@@ -47,13 +33,28 @@ func (c *Conn) WriteMessage(t MessageType, p []byte) error {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if err := c.beginWrite(t); err != nil {
+	if err := c.beginWriteLocked(t); err != nil {
 		return err
 	}
-	if c.deflate.compresses(p) {
-		return c.putCompressed(t, p)
+	if c.write.compresses(p) {
+		return c.writeCompressedLocked(t, p)
 	}
-	return c.putFrame(finBit|byte(t), p, nil)
+	return c.putLocked(finBit|byte(t), p, nil)
+}
+
+// Write sends p as one binary message, or for hixie-76 as a text message; see
+// [Conn.WriteMessage], which also sends text to other clients.
+func (c *Conn) Write(p []byte) (int, error) {
+	t := Binary
+	c.mu.Lock()
+	if c.write.isHixie() {
+		t = Text
+	}
+	c.mu.Unlock()
+	if err := c.WriteMessage(t, p); err != nil {
+		return 0, err
+	}
+	return len(p), nil
 }
 
 // NextWriter begins a message that is sent in fragments: every Write sends one, and
@@ -66,378 +67,261 @@ func (c *Conn) WriteMessage(t MessageType, p []byte) error {
 func (c *Conn) NextWriter(t MessageType) (io.WriteCloser, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if err := c.beginWrite(t); err != nil {
+	if err := c.beginWriteLocked(t); err != nil {
 		return nil, err
 	}
-	c.writer = &messageWriter{c: c, typ: t, opcode: byte(t)}
-	if c.deflate != nil {
-		c.writer.opcode |= rsv1Bit
-		c.writer.deflate = c.deflate.compressor(c.deflate.send.history)
-	}
-	return c.writer, nil
+	w := &messageWriter{c: c}
+	c.write.begin(&w.m, t)
+	return w, nil
 }
 
 // A messageWriter writes one message.
 type messageWriter struct {
-	c       *Conn
-	typ     MessageType
-	opcode  byte // of the next fragment, and RSV1 if that is the first of a compressed message
-	text    utf8Checker
-	deflate *compressor // of a compressed message, unless Write uses it
+	c *Conn
+	m outgoing
 }
 
 func (w *messageWriter) Write(p []byte) (int, error) {
-	c := w.c
+	c, m := w.c, &w.m
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.writer != w {
+	if !c.write.isOpen(m) {
 		return 0, errStale
 	}
-	opcode, text := w.opcode, w.text
-	if w.typ == Text && !text.check(p) {
-		return 0, errNotUTF8
+	opcode, z, err := m.fragment(p)
+	if err != nil {
+		return 0, err
 	}
-	z := w.deflate
-	if c.deflate != nil && z == nil {
-		return 0, errBusy
-	}
-	w.opcode, w.text = opContinuation, text
 	fragment := p
 	if z != nil {
-		w.deflate = nil
 		c.mu.Unlock()
 		fragment = z.compress(p)
 		c.mu.Lock()
-		defer func() { w.deflate = z }()
-		c.deflate.send.add(p)
+		defer m.keep(z)
+		c.write.remember(p)
 	}
-	if err := c.putFrame(opcode, fragment, w); err != nil {
+	if err := c.putLocked(opcode, fragment, m); err != nil {
 		return 0, err
 	}
 	return len(p), nil
 }
 
 func (w *messageWriter) Close() error {
-	c := w.c
+	c, m := w.c, &w.m
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.writer != w {
+	if !c.write.isOpen(m) {
 		return errStale
 	}
-	var last []byte
-	if c.deflate != nil {
-		if w.deflate == nil {
-			return errBusy
-		}
-		last = endOfMessage
-		w.deflate.free()
+	opcode, last, err := m.end()
+	if err == errBusy {
+		return err
 	}
-	c.turn.Broadcast()
-	if !w.text.whole() {
+	c.cond.Broadcast()
+	if err != nil {
 		// What has been sent cannot become a valid message any more.
-		c.putClose(failure(CloseInternalError, "a text message ended within a rune"))
-		c.writer = nil
-		c.flush()
-		return errNotUTF8
+		c.putCloseLocked(failure(CloseInternalError, "a text message ended within a rune"))
+		c.write.end()
+		c.flushLocked()
+		return err
 	}
-	c.writer = nil
-	return c.putFrame(finBit|w.opcode, last, nil)
+	c.write.end()
+	return c.putLocked(opcode, last, nil)
 }
 
-// Write sends p as one binary message, or for hixie-76 as a text message; see
-// [Conn.WriteMessage], which also sends text to other clients.
-func (c *Conn) Write(p []byte) (int, error) {
-	t := Binary
-	c.mu.Lock()
-	if c.dec.hixie {
-		t = Text
-	}
-	c.mu.Unlock()
-	if err := c.WriteMessage(t, p); err != nil {
-		return 0, err
-	}
-	return len(p), nil
-}
-
-// beginWrite waits while another message is being written in fragments and then
-// reports what keeps c from sending one of type t. mu is held.
-func (c *Conn) beginWrite(t MessageType) error {
+// beginWriteLocked waits while another message is open and then reports what keeps c from
+// sending one of type t.
+func (c *Conn) beginWriteLocked(t MessageType) error {
 	switch {
 	case t != Text && t != Binary:
 		return fmt.Errorf("websocket: there is no %v", t)
-	case t == Binary && c.dec.hixie:
+	case t == Binary && c.write.isHixie():
 		return fmt.Errorf("websocket: hixie-76 has no binary messages: %w", errors.ErrUnsupported)
 	}
-	for c.writer != nil && c.werr == nil {
-		c.turn.Wait()
+	c.mu.assertLocked()
+	for !c.write.isOpen(nil) && c.end.sends() {
+		c.cond.Wait()
 	}
-	return c.writable()
+	return c.end.writable()
 }
 
-// writable returns the error of a write, if none can succeed. mu is held.
-func (c *Conn) writable() error {
-	if c.werr == nil && c.shaking {
-		return errUnfinished
+// putLocked sends a data frame of which first is the first byte, and m the open message if it
+// is a part of that.
+func (c *Conn) putLocked(first byte, p []byte, m *outgoing) error {
+	c.mu.assertLocked()
+	if len(p) >= batchSize || len(p) >= directSize && c.t.isSocket() && c.write.isPlain() {
+		return c.putLargeLocked(first, p, m)
 	}
-	return c.werr
-}
-
-// putFrame sends a data frame of which first is the first byte and w the writer,
-// if it is a fragment. mu is held.
-func (c *Conn) putFrame(first byte, p []byte, w *messageWriter) error {
-	if len(p) >= batchSize || len(p) >= directSize && c.raw != nil && !c.client && !c.dec.hixie {
-		return c.putLarge(first, p, w)
-	}
-	if err := c.writable(); err != nil {
+	if err := c.end.writable(); err != nil {
 		return err
 	}
-	out := c.output()
-	if c.dec.hixie {
-		out.b = appendHixie(out.b, first, p)
-	} else {
-		out.b = appendFrame(out.b, first, p, c.client)
+	c.write.put(first, p)
+	c.write.unqueue(true)
+	if c.turn.reads() {
+		c.write.crowd()
 	}
-	c.unqueue()
-	c.crowded = c.crowded || c.reading
-	if c.more && len(out.b) < batchSize {
-		c.replies = true
-		c.writeWithin(batchDelay)
+	if c.write.hold(c.more.Load()) {
+		c.writeLaterLocked(batchDelay)
 		return nil
 	}
-	if c.flush() != nil {
-		return c.werr
+	if c.flushLocked() != nil {
+		return c.end.writable()
 	}
 	return nil
 }
 
-// putLarge is putFrame for a large payload. It is written from p itself, or piece by
+// putLargeLocked is putLocked for a large payload. It is written from p itself, or piece by
 // piece if it has to be masked or delimited.
-func (c *Conn) putLarge(first byte, p []byte, w *messageWriter) error {
-	for c.writing || c.writer != w && c.werr == nil {
-		if w != nil && c.writer != w {
+func (c *Conn) putLargeLocked(first byte, p []byte, m *outgoing) error {
+	for c.write.isBusy() || !c.write.isOpen(m) && c.end.sends() {
+		if m != nil && !c.write.isOpen(m) {
 			return errStale
 		}
-		c.turn.Wait()
+		c.cond.Wait()
 	}
-	if err := c.writable(); err != nil {
+	if err := c.end.writable(); err != nil {
 		return err
 	}
-	out := c.output()
-	var key uint32
-	if c.dec.hixie {
-		out.b = appendHixie(out.b, first&^finBit, nil)
-	} else {
-		out.b = appendHeader(out.b, first, c.client, len(p))
-		if c.client {
-			out.b, key = appendKey(out.b)
-		}
-	}
-	c.transfer(func(out *output) error {
-		if !c.client && !c.dec.hixie {
-			step := min(len(p), writeSize)
-			out.vec = [2][]byte{out.b, p[:step]}
-			out.bufs = out.vec[:]
-			size := int64(len(out.b) + step)
-			n, err := out.bufs.WriteTo(c.rw)
-			out.vec = [2][]byte{}
-			if err == nil && n < size {
-				err = io.ErrShortWrite
-			}
-			if err != nil {
-				return err
-			}
-			c.moved.Add(1)
-			return c.write(p[step:])
-		}
-		for {
-			n := len(out.b)
-			step := min(len(p), max(0, batchSize+maxHeader-n)) // others may have put more
-			out.b = append(out.b, p[:step]...)
-			p = p[step:]
-			if c.client {
-				key = mask(out.b[n:], key)
-			}
-			if c.dec.hixie && len(p) == 0 && first&finBit != 0 {
-				out.b = append(out.b, 0xFF)
-			}
-			if err := c.write(out.b); err != nil || len(p) == 0 {
-				return err
-			}
-			out.b = out.b[:0]
-		}
-	})
-	if c.broken != nil {
-		return c.werr
+	if c.drainLocked(c.write.takeLarge(first, p), true) != nil {
+		return c.end.writable()
 	}
 	return nil
 }
 
-// putCompressed sends a message, compressed if that makes it shorter. mu is held, but not
+// writeCompressedLocked sends a message, compressed if that makes it shorter. mu is not held
 // while p is compressed.
-func (c *Conn) putCompressed(t MessageType, p []byte) error {
-	d := c.deflate
-	var w *messageWriter
-	if d.send.takeover {
-		// Messages have to be sent in the order in which they refer to each other.
-		w = &d.writer
-		c.writer = w
-	}
-	history := d.send.history
+func (c *Conn) writeCompressedLocked(t MessageType, p []byte) error {
+	z, history, ordered := c.write.compress()
 	c.mu.Unlock()
-	out := outputs.Get().(*output)
+	out := newOutput()
 	defer out.free()
-	message, rsv := d.message(out, history, p)
+	message, rsv := z.message(out, history, p)
 	c.mu.Lock()
-	switch {
-	case w == nil:
-		if err := c.beginWrite(t); err != nil {
+	if !ordered {
+		if err := c.beginWriteLocked(t); err != nil {
 			return err
 		}
-	case rsv != 0:
-		d.send.add(p)
+		return c.putLocked(finBit|rsv|byte(t), message, nil)
 	}
-	if w != nil && len(message) < directSize { // it is put behind the others at once
-		c.writer, w = nil, nil
-		c.turn.Broadcast()
+	if rsv != 0 {
+		c.write.remember(p)
 	}
-	err := c.putFrame(finBit|rsv|byte(t), message, w)
-	if w != nil {
-		c.writer = nil
-		if c.unqueue() {
-			c.writeWithin(0)
-		}
-		c.turn.Broadcast()
+	defer c.cond.Broadcast()
+	if len(message) < directSize { // it is put behind the others at once
+		c.write.end()
+		c.cond.Broadcast()
+		return c.putLocked(finBit|rsv|byte(t), message, nil)
+	}
+	err := c.putLocked(finBit|rsv|byte(t), message, compressing)
+	c.write.end()
+	if c.write.unqueue(c.end.writable() == nil) {
+		c.writeLaterLocked(0)
 	}
 	return err
 }
 
-// output returns the output that the next bytes are to be appended to. mu is
-// held.
-func (c *Conn) output() *output {
-	if c.out == nil {
-		c.out = outputs.Get().(*output)
-		c.batch++
+// flushLocked writes the output, or waits for the goroutine that already does. mu is not held
+// during the write.
+func (c *Conn) flushLocked() error {
+	c.mu.assertLocked()
+	mine := c.write.last()
+	for c.write.isBusy() && !c.write.wrote(mine) {
+		c.cond.Wait()
 	}
-	return c.out
+	if !c.write.wrote(mine) && c.end.failed() == nil {
+		return c.drainLocked(c.write.take(), true)
+	}
+	return c.end.failed()
 }
 
-// flush writes the output, or waits for the goroutine that already does. mu is held
-// on entry and on return, but not during the write.
-func (c *Conn) flush() error {
-	mine := c.batch
-	for c.writing && c.done < mine {
-		c.turn.Wait()
-	}
-	if c.done < mine && c.broken == nil {
-		c.transfer(func(out *output) error { return c.write(out.b) })
-	}
-	return c.broken
-}
-
-// transfer lets write hand the output to rw. mu is held on entry and on return, but
-// not during the write.
-func (c *Conn) transfer(write func(*output) error) {
-	out, batch := c.take()
-	err := errPanic // unless write returns
+// drainLocked gives a batch to the transport: nothing else does. Unless it is to wait for room,
+// it leaves what a socket has no room for to the timer's goroutine. mu is not held during the
+// write.
+func (c *Conn) drainLocked(b batch, wait bool) error {
+	c.mu.assertLocked()
+	var rest []byte
+	err := errPanic // unless the transport returns
 	c.mu.Unlock()
 	defer func() {
 		c.mu.Lock()
-		c.taken(batch, err)
+		c.write.giveBack(b, rest)
+		switch {
+		case err != nil:
+			c.end.breakWrites(err)
+		case len(rest) > 0:
+			c.writeLaterLocked(0)
+		}
+		c.cond.Broadcast()
 	}()
-	err = write(out)
-	out.free()
-}
-
-// take makes the caller the one that writes, and gives it the output. mu is held.
-func (c *Conn) take() (out *output, batch uint64) {
-	out, batch = c.out, c.batch
-	c.out, c.replies, c.controls, c.writing = nil, false, 0, true
-	c.sending = len(out.b)
-	return out, batch
-}
-
-// taken ends what take began. mu is held.
-func (c *Conn) taken(batch uint64, err error) {
-	c.writing, c.done, c.sending = false, batch, 0
-	if err != nil {
-		c.broken = err
-		c.werr = cmp.Or(c.werr, err)
+	if wait {
+		err = b.writeTo(c.t.write)
+	} else {
+		rest, err = c.t.tryWrite(b.bytes())
 	}
-	c.turn.Broadcast()
+	return err
 }
 
-// writeWithin has the timer's goroutine write the output after d, unless it has been
-// written by then. mu is held.
-func (c *Conn) writeWithin(d time.Duration) {
+// writeLaterLocked has the timer's goroutine write the output after d, unless it has been
+// written by then.
+func (c *Conn) writeLaterLocked(d time.Duration) {
+	c.mu.assertLocked()
 	switch {
-	case c.pushing || c.armed && d > 0 || c.shutdown:
-		return
-	case c.timer == nil:
-		c.timer = time.AfterFunc(d, c.writeLate)
+	case c.end.isShut() || !c.write.postpone(d == 0):
+	case c.timers.write == nil:
+		c.timers.write = time.AfterFunc(d, c.writeLate)
 	default:
-		c.timer.Reset(d)
+		c.timers.write.Reset(d)
 	}
-	c.armed = true
 }
 
-// writeLate is the timer's function. At most one such goroutine writes at a time; it
-// goes on with what is queued meanwhile.
+// writeLate is the timer's function. One goroutine at a time writes, and goes on with what is
+// put behind the output meanwhile.
 func (c *Conn) writeLate() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.armed = false
-	if c.pushing {
+	if !c.write.beginLate() {
 		return
 	}
-	c.pushing = true
-	for c.out != nil && c.flush() == nil {
+	for c.write.pending() && c.flushLocked() == nil {
 	}
-	c.pushing = false
+	c.write.endLate()
 }
 
-// beforeWait sends replies that were held back before a read that may wait. If other
+// settle sends replies that were held back before a read that may wait. If other
 // goroutines write too, it leaves that to the timer: waiting for their output could
 // deadlock with a peer that waits for this side to read.
-//
-// It reports whether Serve is to wait in a new goroutine, see Server.rest: between two
-// messages, if the peer is calm.
-func (c *Conn) beforeWait() (rest bool) {
+func (c *Conn) settle() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.more = false
+	c.turn = c.turn.waits()
+	c.more.Store(false)
+	held, crowded := c.write.replies()
 	switch {
-	case !c.replies:
-	case c.crowded && c.closer != nil:
-		c.writeWithin(0)
-	case !c.writing:
-		c.flush()
+	case !held:
+	case crowded && c.t.closes():
+		c.writeLaterLocked(0)
+	case !c.write.isBusy():
+		c.flushLocked()
 	}
-	if c.calm == 0 || c.stage != awaiting || c.r < c.w || !c.between() {
-		return false
-	}
-	c.calm--
-	return true
 }
 
-// putControl queues a control frame for the timer's goroutine. If it waited for the
+// putControlLocked queues a control frame for the timer's goroutine. If it waited for the
 // transport, two busy peers could wait for each other's pongs. It does wait if the
 // transport cannot be closed, and is thus no socket, or if 64 KiB of control frames
-// are queued. mu is held.
-func (c *Conn) putControl(opcode byte, p []byte) error {
-	out := c.output()
-	n := len(out.b)
-	out.b = appendFrame(out.b, finBit|opcode, p, c.client)
-	c.controls += len(out.b) - n
-	if c.closer == nil || c.controls >= batchSize {
-		return c.flush()
+// are queued.
+func (c *Conn) putControlLocked(opcode byte, p []byte) error {
+	if c.write.putControl(opcode, p) || !c.t.closes() {
+		return c.flushLocked()
 	}
-	c.writeWithin(0)
+	c.writeLaterLocked(0)
 	return nil
 }
 
-// putBytes sends a part of the opening handshake. mu is held.
-func (c *Conn) putBytes(b []byte) error {
-	out := c.output()
-	out.b = append(out.b, b...)
-	return c.flush()
+// putCloseLocked puts a close frame behind the output, unless nothing more can be sent,
+// and makes e the error of all later writes. The reason goes with it only if it is
+// this side's.
+func (c *Conn) putCloseLocked(e *CloseError) {
+	if c.end.stopWrites(e) {
+		c.write.putClose(e.Code, e.ownReason())
+	}
 }

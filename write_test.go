@@ -26,7 +26,7 @@ func TestHixieWrites(t *testing.T) {
 		w := &wireCloser{wireStream: wireStream{strings.NewReader("\x00late\xff\xff\x00\x00later\xff"), &out}}
 		c := newConn(w, nil, client)
 		defer c.CloseNow()
-		c.dec.hixie = true
+		speakHixie(c, true)
 		// sent returns what has been sent since the last call.
 		sent := func() string {
 			defer out.Reset()
@@ -112,7 +112,7 @@ func TestHixieWrites(t *testing.T) {
 	// FF 00 within a text would end that as if it were whole.
 	var out bytes.Buffer
 	c := newConn(wireStream{strings.NewReader("\xff\x00"), &out}, nil, false)
-	c.dec.hixie = true
+	speakHixie(c, true)
 	m, _ := c.NextWriter(Text)
 	m.Write([]byte("half"))
 	if _, _, err := c.ReadMessage(); !errors.Is(err, io.EOF) || out.String() != "\x00half" {
@@ -153,7 +153,7 @@ func TestWriteDeadline(t *testing.T) {
 			t.Run(fmt.Sprintf("%d/hixie=%t", size, hixie), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					c, peer := barePeer(t, nil, false)
-					c.dec.hixie = hixie
+					speakHixie(c, hixie)
 					c.SetDeadline(time.Now().Add(time.Second))
 					err := c.WriteMessage(Text, make([]byte, size))
 					if !errors.Is(err, os.ErrDeadlineExceeded) {
@@ -247,7 +247,7 @@ func TestConcurrentWriters(t *testing.T) {
 				if role == "client" {
 					from, to = to, from
 				}
-				hixie := from.dec.hixie
+				hixie := from.write.hixie
 				go from.ReadMessage() // finds the pongs
 				ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 				defer cancel()
@@ -493,7 +493,7 @@ func TestBatchUnanswered(t *testing.T) {
 	}{
 		{"message", func(c *Conn) []byte { return toward(c, opText, "last") }, 1},
 		{"pong", func(c *Conn) []byte { return toward(c, opPong, "") }, 0},
-		{"fragment", func(c *Conn) []byte { return appendFrame(nil, opText, nil, !c.client) }, 0},
+		{"fragment", func(c *Conn) []byte { return appendFrame(nil, opText, nil, !c.write.client) }, 0},
 	} {
 		for _, client := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s/client=%t", last.name, client), func(t *testing.T) {
@@ -724,7 +724,7 @@ func TestOneWrite(t *testing.T) {
 
 func BenchmarkWriteMessage(b *testing.B) {
 	benchSizes(b, func(b *testing.B, c *Conn, p []byte) {
-		c.more = false
+		c.more.Store(false)
 		for b.Loop() {
 			if err := c.WriteMessage(Binary, p); err != nil {
 				b.Fatal(err)

@@ -1,0 +1,183 @@
+// How far a connection has come on its way from the opening handshake to the end: a state
+// machine without a connection, a goroutine or a clock.
+
+package websocket
+
+import (
+	"cmp"
+	"errors"
+	"net"
+)
+
+// A phase says how far a connection has come.
+//
+//	open ⇄ connecting      the opening handshake is read, and accepted
+//	open → closing         this side has sent a close frame and waits for the peer's
+//	open, closing → ended  nothing that may still come matters
+//	any → shut → closed    the transport is being closed, and has been
+//
+// A new Conn is open, as the handshake may have been done elsewhere.
+type phase byte
+
+const (
+	phaseOpen phase = iota
+	phaseConnecting
+	phaseClosing
+	phaseEnded
+	phaseShut
+	phaseClosed
+)
+
+// An ending decides how a connection ends, and which error callers see. The lock of its Conn
+// guards it. Reads and writes may fail for different reasons; each keeps its first.
+type ending struct {
+	phase phase
+
+	readErr  error // of every later read
+	writeErr error // of every later write
+	broken   error // of a write to the transport: none may follow
+	last     error // what the input ended with, as it was found there
+
+	closer closer
+	asked  bool // this side has sent a close frame before the peer's came
+	late   bool // the closing handshake has taken too long
+}
+
+// A closer says who ends the closing handshake that this side has begun.
+//
+//	noCloser → methodCloses ⇄ serveCloses
+type closer byte
+
+const (
+	noCloser     closer = iota // none has been begun
+	methodCloses               // the goroutine that has called CloseWith
+	serveCloses                // Serve, after a callback
+)
+
+// connect notes that the opening handshake is being read, or not any more.
+func (e *ending) connect() {
+	if e.phase == phaseOpen {
+		e.phase = phaseConnecting
+	}
+}
+
+// accept ends the opening handshake.
+func (e *ending) accept() {
+	if e.phase == phaseConnecting {
+		e.phase = phaseOpen
+	}
+}
+
+func (e *ending) isConnecting() bool { return e.phase == phaseConnecting }
+
+// isShut reports whether the transport is being closed, or has been.
+func (e *ending) isShut() bool { return e.phase >= phaseShut }
+
+// isClosed reports whether it has been.
+func (e *ending) isClosed() bool { return e.phase == phaseClosed }
+
+// isOver reports whether nothing that may still come matters.
+func (e *ending) isOver() bool { return e.last != nil }
+
+// readable returns the error of every later read, or nil.
+func (e *ending) readable() error { return e.readErr }
+
+// writable returns the error of a write, if none can succeed.
+func (e *ending) writable() error {
+	if e.writeErr == nil && e.phase == phaseConnecting {
+		return errUnfinished
+	}
+	return e.writeErr
+}
+
+// sends reports whether writes have not failed yet, though they may have to wait.
+func (e *ending) sends() bool { return e.writeErr == nil }
+
+// failed returns the error of the transport that keeps anything more from being written.
+func (e *ending) failed() error { return e.broken }
+
+// stopReads makes err the error of all later reads, and reports whether it is the first.
+func (e *ending) stopReads(err error) bool {
+	if e.readErr != nil {
+		return false
+	}
+	e.readErr = err
+	return true
+}
+
+// stopWrites makes err the error of all later writes, if it is the first. It reports whether a
+// close frame can be sent before.
+func (e *ending) stopWrites(err error) bool {
+	sendable := e.writable() == nil
+	e.writeErr = cmp.Or(e.writeErr, err)
+	return sendable
+}
+
+// breakWrites notes that the transport has failed to write.
+func (e *ending) breakWrites(err error) {
+	e.broken = err
+	e.writeErr = cmp.Or(e.writeErr, err)
+}
+
+// begin begins a closing handshake from this side, unless framed is false: then no close frame
+// can be sent. It reports whether one is to be sent, and whether there is no hope of an answer,
+// so that the transport is to be closed. Reads are still to be stopped.
+func (e *ending) begin(err *CloseError, framed bool) (send, hopeless bool) {
+	_, reset := errors.AsType[*net.OpError](e.readErr) // by the peer, as a rule
+	hopeless = e.phase == phaseConnecting || e.broken != nil || reset || !framed
+	if e.closer == noCloser {
+		e.closer = methodCloses
+	}
+	e.asked = !hopeless && (e.asked || e.writable() == nil && e.readErr == nil)
+	if e.asked && e.phase == phaseOpen {
+		e.phase = phaseClosing
+	}
+	if hopeless {
+		e.writeErr = cmp.Or[error](e.writeErr, err)
+		return false, true
+	}
+	return e.stopWrites(err), false
+}
+
+// leave lets Serve end what begin begins, unless somebody else already ends it.
+func (e *ending) leave() {
+	if e.closer == noCloser {
+		e.closer = serveCloses
+	}
+}
+
+// follows reports whether somebody else ends the closing handshake, so that whoever wants to
+// close has to wait.
+func (e *ending) follows() bool { return e.closer == methodCloses }
+
+// lead decides who is to end the closing handshake.
+func (e *ending) lead(by closer) { e.closer = by }
+
+// awaits reports whether the answer to this side's close frame is to be waited for.
+func (e *ending) awaits() bool { return e.asked }
+
+// end notes that nothing more matters that may come, because of err.
+func (e *ending) end(err error) {
+	if e.phase == phaseOpen || e.phase == phaseClosing {
+		e.phase = phaseEnded
+	}
+	e.last = err
+}
+
+// lastInput returns what the input has ended with, or nil.
+func (e *ending) lastInput() error { return e.last }
+
+// answered reports whether the peer has sent a close frame.
+func (e *ending) answered() bool {
+	answer, _ := e.last.(*CloseError)
+	return answer != nil && answer.by != byFailure
+}
+
+// expire notes that the closing handshake has taken too long.
+func (e *ending) expire() { e.late = true }
+
+func (e *ending) isLate() bool { return e.late }
+
+// shut notes that the transport is being closed, and closed that it has been.
+func (e *ending) shut()   { e.phase = phaseShut }
+func (e *ending) closed() { e.phase = phaseClosed }

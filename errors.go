@@ -1,0 +1,63 @@
+package websocket
+
+import (
+	"errors"
+	"net"
+	"net/http"
+	"syscall"
+)
+
+// The errors that several files return.
+
+var (
+	errNotUTF8    = errors.New("websocket: text is not valid UTF-8")
+	errServed     = errors.New("websocket: Serve reads from this connection")
+	errUnfinished = errors.New("websocket: the opening handshake is not finished")
+	errShaken     = errors.New("websocket: the opening handshake is over")
+	errPanic      = errors.New("websocket: the transport has panicked")
+	errBusy       = errors.New("websocket: use of a writer by two goroutines")
+	errStale      = errors.New("websocket: use of a reader or writer after the end of its message")
+)
+
+// A HandshakeError says why an opening handshake failed.
+type HandshakeError struct {
+	Status int    // the HTTP status: for PutRefusal, or to a client, of the response
+	Field  string // the header field that caused the error, or empty
+	Reason string // what was wrong; safe to send to the client
+
+	// Response is what a client has got from a server that refused it, with up to
+	// 4 KiB of the body, which need not be closed. Otherwise it is nil.
+	Response *http.Response
+
+	err error
+}
+
+// Error returns the reason, and the error behind e if there is one.
+func (e *HandshakeError) Error() string {
+	s := "websocket: opening handshake failed: " + e.Reason
+	if e.err != nil {
+		s += ": " + e.err.Error()
+	}
+	return s
+}
+
+// Unwrap returns the error behind e, such as [os.ErrDeadlineExceeded] for a
+// client that did not finish its handshake in time, or nil.
+func (e *HandshakeError) Unwrap() error { return e.err }
+
+// badRequest returns an error for a client that is to blame.
+func badRequest(field, reason string) *HandshakeError {
+	if field != "" {
+		reason = field + " " + reason
+	}
+	return &HandshakeError{Status: http.StatusBadRequest, Field: field, Reason: reason}
+}
+
+// isTimeout reports whether a read that failed with err can go on later.
+func isTimeout(err error) bool {
+	if _, ok := err.(*HandshakeError); ok {
+		return false
+	}
+	t, ok := errors.AsType[net.Error](err)
+	return ok && t.Timeout() && !errors.Is(err, syscall.ETIMEDOUT)
+}

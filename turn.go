@@ -1,0 +1,120 @@
+// The turn to read: taking it, waiting for input in it, and giving it up.
+
+package websocket
+
+import (
+	"cmp"
+	"io"
+)
+
+// takeTurn waits until it is the caller's turn to read: the opening handshake, if shaking, or
+// what follows it.
+func (c *Conn) takeTurn(shaking bool) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.waitTurnLocked()
+	switch err := c.end.readable(); {
+	case err != nil:
+		return err
+	case c.serve.Load() != nil:
+		return errServed
+	case !shaking && c.end.isConnecting():
+		return errUnfinished
+	case shaking && c.req != nil:
+		return errShaken
+	}
+	c.turn = turnReading
+	if shaking {
+		c.end.connect()
+	}
+	return nil
+}
+
+// waitTurnLocked waits while a method reads, unless nothing more can be read.
+func (c *Conn) waitTurnLocked() {
+	for c.turn == turnReading && c.end.readable() == nil {
+		c.cond.Wait()
+	}
+}
+
+// release gives the turn up, after a read that ended with err. Unless that is a timeout it
+// becomes the error of all later reads. release returns the first such error, which may come
+// from Close in another goroutine.
+func (c *Conn) release(err error) error {
+	final := err != nil && !isTimeout(err)
+	if final {
+		c.t.release()
+		c.read.take()
+	}
+	c.expectMore()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.turn = c.turn.released()
+	if final {
+		c.stopReadsLocked(err)
+	}
+	if c.end.readable() != nil {
+		c.read.stop()
+	}
+	c.cond.Broadcast()
+	return cmp.Or(c.end.readable(), err)
+}
+
+// stopReadsLocked sets the error of all later reads, if there is none yet.
+func (c *Conn) stopReadsLocked(err error) {
+	c.mu.assertLocked()
+	if !c.end.stopReads(err) {
+		return
+	}
+	if c.turn.isFree() {
+		c.read.stop()
+	}
+	c.pings.fail(err)
+}
+
+// expectMore notes whether another whole message has arrived, which replies then wait for.
+func (c *Conn) expectMore() {
+	if more := c.read.more(c.t.input()); more != c.more.Load() {
+		c.more.Store(more)
+	}
+}
+
+// fill reads more input, at least a byte. The peer first gets what it may be waiting for.
+func (c *Conn) fill(need int) (err error) {
+	err = errPanic // unless the transport returns
+	defer func() {
+		if err == errPanic {
+			c.release(err)
+		}
+	}()
+	c.settle()
+	return c.cut(c.t.fill(need))
+}
+
+// fillDirect reads payload of the frame in progress into p.
+func (c *Conn) fillDirect(p []byte) (n int, err error) {
+	err = errPanic // unless the transport returns
+	defer func() {
+		if err == errPanic {
+			c.release(err)
+		}
+	}()
+	c.settle()
+	n, err = c.t.read(p)
+	return n, c.cut(err)
+}
+
+// cut turns an end of the transport that is not between two messages into
+// io.ErrUnexpectedEOF.
+func (c *Conn) cut(err error) error {
+	if err == nil || isTimeout(err) {
+		return err
+	}
+	if err == io.EOF && (c.t.buffered() > 0 || c.read.within()) {
+		err = io.ErrUnexpectedEOF
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.end.end(err)
+	return err
+}

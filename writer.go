@@ -1,0 +1,394 @@
+// The writing side of a connection: frames become batches of output. It is state only, driven
+// by calls and without a clock.
+
+package websocket
+
+// A writer collects frames, and hands them out as batches. The lock of its Conn guards it.
+//
+//	frames → out → batch → transport
+//	broadcasts → queue ↗
+//
+// At most one batch is out at a time, and the writer is busy until it comes back.
+type writer struct {
+	codec
+	deflate *deflater // or nil
+	open    *outgoing // the message that others have to wait for: one in fragments, compressing, or nil
+
+	out      *output // frames to be written, or nil
+	queue    *output // broadcasts that wait for OnOpen or for open, or nil
+	number   uint64  // of the batch in out, or of the last one
+	done     uint64  // number of the last batch that has been written
+	sending  int     // bytes of the batch that is being written
+	controls int     // bytes of control frames in out
+
+	busy     bool // a batch is being written
+	held     bool // out holds replies that wait for more
+	crowded  bool // messages are written by other goroutines than the reader
+	retained bool // broadcasts wait for OnOpen
+	late     lateness
+}
+
+// A lateness says what has become of a wish to have the output written later.
+//
+//	idle → armed → running → idle
+type lateness byte
+
+const (
+	lateIdle    lateness = iota
+	lateArmed            // the timer runs
+	lateRunning          // its goroutine writes
+)
+
+// An outgoing message is sent in fragments.
+type outgoing struct {
+	typ     MessageType
+	opcode  byte // of the next fragment, and RSV1 if that is the first of a compressed message
+	packed  bool // the message is compressed
+	text    utf8Checker
+	deflate *compressor // of a compressed message, unless a Write uses it
+}
+
+// fragment begins a fragment with p: it returns the first byte, and what compresses it if it is
+// to be compressed, which is to be given to keep.
+func (m *outgoing) fragment(p []byte) (first byte, z *compressor, err error) {
+	text := m.text
+	switch {
+	case m.typ == Text && !text.check(p):
+		return 0, nil, errNotUTF8
+	case m.packed && m.deflate == nil:
+		return 0, nil, errBusy
+	}
+	first, z = m.opcode, m.deflate
+	m.opcode, m.deflate, m.text = opContinuation, nil, text
+	return first, z, nil
+}
+
+func (m *outgoing) keep(z *compressor) { m.deflate = z }
+
+// end returns the first byte and the payload of the last fragment. Text may end within a rune:
+// that is errNotUTF8.
+func (m *outgoing) end() (first byte, p []byte, err error) {
+	if m.packed {
+		if m.deflate == nil {
+			return 0, nil, errBusy
+		}
+		p = endOfMessage
+		m.deflate.free()
+	}
+	if !m.text.whole() {
+		err = errNotUTF8
+	}
+	return finBit | m.opcode, p, err
+}
+
+// compressing is the open message of a writer while a message is compressed that may refer to
+// those before it, and thus has to be sent before those that come after it.
+var compressing = new(outgoing)
+
+func (w *writer) init(client bool) { w.client = client }
+
+// speak lets w write a version of the protocol, with compression unless d is nil.
+func (w *writer) speak(hixie bool, d *deflater) { w.hixie, w.deflate = hixie, d }
+
+func (w *writer) isClient() bool { return w.client }
+func (w *writer) isHixie() bool  { return w.hixie }
+
+// isPlain reports whether payload is written as it is.
+func (w *writer) isPlain() bool { return !w.client && !w.hixie }
+
+// begin makes a message of type t in fragments the open one.
+func (w *writer) begin(m *outgoing, t MessageType) {
+	*m = outgoing{typ: t, opcode: byte(t)}
+	if w.deflate != nil {
+		m.opcode |= rsv1Bit
+		m.packed, m.deflate = true, w.deflate.compressor(w.deflate.history)
+	}
+	w.open = m
+}
+
+// end ends the open message.
+func (w *writer) end() { w.open = nil }
+
+// isOpen reports whether m is the open message, or if it is nil, whether there is none.
+func (w *writer) isOpen(m *outgoing) bool { return w.open == m }
+
+// compresses reports whether messages like p are compressed.
+func (w *writer) compresses(p []byte) bool { return w.deflate.compresses(p) }
+
+// compress returns what a message is compressed with. If it may refer to others they have to be
+// sent in order: then it is the open message until end is called.
+func (w *writer) compress() (d *deflater, history []byte, ordered bool) {
+	if w.deflate.takeover {
+		w.open = compressing
+	}
+	return w.deflate, w.deflate.history, w.deflate.takeover
+}
+
+// remember notes that p has been compressed, and is sent in order.
+func (w *writer) remember(p []byte) { w.deflate.add(p) }
+
+// output returns the output that the next bytes are to be appended to.
+func (w *writer) output() *output {
+	if w.out == nil {
+		w.out = newOutput()
+		w.number++
+	}
+	return w.out
+}
+
+// putBytes puts a part of the opening handshake behind the output.
+func (w *writer) putBytes(b []byte) {
+	out := w.output()
+	out.b = append(out.b, b...)
+}
+
+// put puts a data frame behind the output, of which first is the first byte.
+func (w *writer) put(first byte, p []byte) {
+	out := w.output()
+	out.b = w.appendFrame(out.b, first, p)
+}
+
+// putControl puts a control frame behind the output. It reports whether there are so many that
+// somebody has to wait until they are written.
+func (w *writer) putControl(opcode byte, p []byte) (full bool) {
+	out := w.output()
+	n := len(out.b)
+	out.b = appendFrame(out.b, finBit|opcode, p, w.client)
+	w.controls += len(out.b) - n
+	return w.controls >= batchSize
+}
+
+// endable reports whether a close frame can be sent: within a message of hixie-76 it would be a
+// part of the text.
+func (w *writer) endable() bool { return !w.hixie || w.open == nil }
+
+// putClose puts a close frame behind the output, if it can be sent.
+func (w *writer) putClose(code CloseCode, reason string) {
+	if w.endable() {
+		out := w.output()
+		out.b = w.appendClose(out.b, code, reason)
+	}
+}
+
+// compressesAlike reports whether a broadcast of p is compressed for this connection as for most:
+// clients cannot have it done for many windows.
+func (w *writer) compressesAlike(p []byte) bool { return w.compresses(p) && w.deflate.usual() }
+
+// appendBroadcast appends p as a message for this connection, and for all like it.
+func (w *writer) appendBroadcast(dst []byte, first byte, p []byte, compressed bool) []byte {
+	if compressed {
+		return w.deflate.appendMessage(dst, first, p)
+	}
+	return w.appendFrame(dst, first, p)
+}
+
+// isEmpty reports whether a broadcast would be the first thing to be written now.
+func (w *writer) isEmpty() bool { return w.out == nil && !w.busy && !w.queues() }
+
+// enqueue puts a frame of a broadcast, which holds p, behind the output, or if it has to wait,
+// into the queue.
+func (w *writer) enqueue(frame, p []byte) (queued bool) {
+	if w.queues() {
+		if w.queue == nil {
+			w.queue = newOutput()
+		}
+		w.queue.b = append(w.queue.b, frame...)
+		return true
+	}
+	w.share(frame, p)
+	w.putBytes(frame)
+	return false
+}
+
+// share notes that a frame of a broadcast, which holds p, is sent.
+func (w *writer) share(frame, p []byte) {
+	w.crowded = true
+	if frame[0]&rsv1Bit != 0 { // never for hixie-76
+		w.remember(p)
+	}
+}
+
+// queues reports whether broadcasts have to wait.
+func (w *writer) queues() bool { return w.retained || w.open != nil }
+
+// retain makes broadcasts wait for OnOpen, or not any more.
+func (w *writer) retain(on bool) { w.retained = on }
+
+// unqueue moves broadcasts that need not wait any more to the output, or drops them if they
+// cannot be sent. It reports whether there were any.
+func (w *writer) unqueue(sendable bool) bool {
+	if w.queue == nil || w.queues() {
+		return false
+	}
+	if sendable {
+		w.putBytes(w.queue.b)
+	}
+	w.deflate.forget()
+	w.queue.free()
+	w.queue = nil
+	return true
+}
+
+// replies reports whether the output holds messages that wait for more, and whether others than
+// the reader write some.
+func (w *writer) replies() (held, crowded bool) { return w.held, w.crowded }
+
+// waiting returns how many bytes have not been written.
+func (w *writer) waiting() int {
+	n := w.sending
+	for _, o := range []*output{w.out, w.queue} {
+		if o != nil {
+			n += len(o.b)
+		}
+	}
+	return n
+}
+
+// last returns the number of the last batch, and wrote whether a batch has been written.
+func (w *writer) last() uint64             { return w.number }
+func (w *writer) wrote(number uint64) bool { return w.done >= number }
+
+// pending reports whether there is output to be written.
+func (w *writer) pending() bool { return w.out != nil }
+
+// isBusy reports whether somebody writes.
+func (w *writer) isBusy() bool { return w.busy }
+
+// hold reports whether the output is to wait for more, because more is expected and it is not
+// large.
+func (w *writer) hold(more bool) bool {
+	if !more || len(w.out.b) >= batchSize {
+		return false
+	}
+	w.held = true
+	return true
+}
+
+// crowd notes that a message has been written by another goroutine than the reader.
+func (w *writer) crowd() { w.crowded = true }
+
+// postpone reports whether a timer is to be set that calls beginLate: at once, or not if there
+// is one already.
+func (w *writer) postpone(atOnce bool) bool {
+	if w.late == lateRunning || w.late == lateArmed && !atOnce {
+		return false
+	}
+	w.late = lateArmed
+	return true
+}
+
+// beginLate reports whether the timer's goroutine is to write. One at a time does.
+func (w *writer) beginLate() bool {
+	if w.late == lateRunning {
+		return false
+	}
+	w.late = lateRunning
+	return true
+}
+
+func (w *writer) endLate() { w.late = lateIdle }
+
+// A batch is output on its way to the transport: frames, and perhaps the payload of a large
+// one behind them, which lies where its owner has it.
+type batch struct {
+	codec
+	number uint64
+	out    *output // or nil
+	tail   []byte
+	copied bool // tail has to be, to be masked or delimited
+	last   bool // the message ends behind tail
+	key    uint32
+}
+
+// take hands out the output, and makes the writer busy.
+func (w *writer) take() batch {
+	b := batch{codec: w.codec, number: w.number, out: w.out}
+	w.sending = len(w.out.b)
+	w.out, w.held, w.controls, w.busy = nil, false, 0, true
+	return b
+}
+
+// takeFrame hands out a frame of a broadcast, which holds p, without putting it into the
+// output, which is empty.
+func (w *writer) takeFrame(frame, p []byte) batch {
+	w.share(frame, p)
+	w.number++
+	w.sending, w.busy = len(frame), true
+	return batch{number: w.number, tail: frame}
+}
+
+// takeLarge hands out the output and behind it a large frame, whose payload is not copied as a
+// whole.
+func (w *writer) takeLarge(first byte, p []byte) batch {
+	out := w.output()
+	var key uint32
+	if w.hixie {
+		out.b = appendHixie(out.b, first&^finBit, nil)
+	} else {
+		out.b = appendHeader(out.b, first, w.client, len(p))
+		if w.client {
+			out.b, key = appendKey(out.b)
+		}
+	}
+	b := w.take()
+	b.tail, b.key, b.last, b.copied = p, key, first&finBit != 0, w.client || w.hixie
+	return b
+}
+
+// writeTo writes the batch with calls of write.
+func (b *batch) writeTo(write func(head, tail []byte) error) error {
+	switch {
+	case b.out == nil:
+		return write(nil, b.tail)
+	case !b.copied:
+		return write(b.out.b, b.tail)
+	}
+	for out := b.out; ; out.b = out.b[:0] {
+		n := len(out.b)
+		step := min(len(b.tail), max(0, batchSize+maxHeader-n)) // others may have put more
+		out.b = append(out.b, b.tail[:step]...)
+		b.tail = b.tail[step:]
+		if b.client {
+			b.key = mask(out.b[n:], b.key)
+		}
+		if b.hixie && b.last && len(b.tail) == 0 {
+			out.b = append(out.b, 0xFF)
+		}
+		if err := write(out.b, nil); err != nil || len(b.tail) == 0 {
+			return err
+		}
+	}
+}
+
+// bytes returns a batch that is one piece.
+func (b *batch) bytes() []byte {
+	if b.out == nil {
+		return b.tail
+	}
+	return b.out.b
+}
+
+// giveBack ends what take began. What of the batch has not been written goes in front of the
+// output.
+func (w *writer) giveBack(b batch, rest []byte) {
+	w.busy, w.sending = false, 0
+	if len(rest) == 0 {
+		w.done = b.number
+		if b.out != nil {
+			b.out.free()
+		}
+		return
+	}
+	front := b.out
+	if front == nil {
+		front = newOutput()
+	}
+	front.b = append(front.b[:0], rest...)
+	if w.out == nil {
+		w.number++
+	} else {
+		front.b = append(front.b, w.out.b...)
+		w.out.free()
+	}
+	w.out = front
+}
