@@ -804,7 +804,7 @@ func BenchmarkGetRequest(b *testing.B) {
 		{"rfc6455", rfcHead},
 		{"chrome", headLines(browserHeads[0].head)},
 		{"hixie76", hixieHead + hixieToken},
-		{"subprotocols", editHead(b, rfcHead, "chat, superchat", manyTokens(2500))}, // the worst of a list
+		{"subprotocols", editHead(b, rfcHead, "chat, superchat", manyTokens(100))}, // as many as there may be
 	} {
 		b.Run(bb.name, func(b *testing.B) {
 			b.ReportAllocs()
