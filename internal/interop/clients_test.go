@@ -97,12 +97,6 @@ var servers = []struct {
 
 // startEcho starts the echo example, which calls ShakeHands.
 func startEcho(t *testing.T, ctx context.Context) *server {
-	if _, err := exec.LookPath("go"); err != nil {
-		if strict() {
-			t.Fatal(err)
-		}
-		t.Skip("needs the go command:", err)
-	}
 	echo := filepath.Join(t.TempDir(), "echo")
 	if out, err := exec.CommandContext(ctx, "go", "build", "-o", echo, "../../examples/echo").CombinedOutput(); err != nil {
 		t.Fatalf("go build: %v\n%s", err, out)
