@@ -2,8 +2,10 @@ package websocket
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
+	"os"
 	"syscall"
 )
 
@@ -14,6 +16,7 @@ var (
 	errServed     = errors.New("websocket: Serve reads from this connection")
 	errUnfinished = errors.New("websocket: the opening handshake is not finished")
 	errShaken     = errors.New("websocket: the opening handshake is over")
+	errRest       = fmt.Errorf("websocket: at rest: %w", os.ErrDeadlineExceeded)
 	errPanic      = errors.New("websocket: the transport has panicked")
 	errBusy       = errors.New("websocket: use of a writer by two goroutines")
 	errStale      = errors.New("websocket: use of a reader or writer after the end of its message")

@@ -9,7 +9,8 @@ import (
 )
 
 // ReadMessage returns the next message, put together from its fragments. The
-// payload is the caller's to keep.
+// payload is the caller's to keep. Small messages that have arrived together may share
+// an allocation of up to 4 KiB, which stays as long as one of them does.
 //
 // While it waits, ReadMessage answers pings and the peer's closing handshake. Its
 // error is a [*CloseError] if either side has closed the connection or the peer has
@@ -29,14 +30,37 @@ func (c *Conn) ReadMessage() (MessageType, []byte, error) {
 // returns the extended slice. It does not allocate if the message fits. If there is
 // an error, it returns dst as it was.
 func (c *Conn) AppendMessage(dst []byte) (MessageType, []byte, error) {
-	if err := c.takeTurn(false); err != nil {
+	c.mu.Lock()
+	if err := c.awaitTurnLocked(false); err != nil {
+		c.mu.Unlock()
 		return 0, dst, err
 	}
-	t, p, err := c.appendMessage(dst, nil)
+	t, p, ok := c.takeMessage()
+	if ok {
+		p = c.keep(dst, p)
+		c.mu.Unlock()
+		return t, p, nil
+	}
+	c.turn = turnReading
+	c.mu.Unlock()
+	t, p, ok, err := c.awaitMessage(nil)
+	if ok {
+		p = c.keep(dst, p)
+	} else if err == nil {
+		t, p, err = c.appendMessage(dst, nil)
+	}
 	if err := c.release(err); err != nil {
 		return 0, dst, err
 	}
 	return t, p, nil
+}
+
+// keep appends p, which lies in the input buffer, to dst, or if that is nil, copies it.
+func (c *Conn) keep(dst, p []byte) []byte {
+	if dst == nil {
+		return c.read.keep(p, c.t.buffered())
+	}
+	return append(dst, p...)
 }
 
 // NextReader returns the type of the next message and a reader for its payload,
@@ -112,6 +136,40 @@ func (c *Conn) Read(p []byte) (n int, err error) {
 	return n, err
 }
 
+// takeMessage takes the next message, if it has arrived whole and is not compressed. It lies in
+// the input buffer. The caller has the turn, or holds mu while nobody has.
+func (c *Conn) takeMessage() (t MessageType, p []byte, ok bool) {
+	t, p, n := c.read.message(c.t.input())
+	if n == 0 {
+		return 0, nil, false
+	}
+	c.t.use(n)
+	c.expectMore()
+	return t, p, true
+}
+
+// awaitMessage waits for the next message, or for more of the one in progress. It takes the
+// message if that arrives whole, as takeMessage does, and has it ready otherwise. The error
+// errRest says that s wants to wait elsewhere.
+func (c *Conn) awaitMessage(s *serving) (t MessageType, p []byte, ok bool, err error) {
+	err = c.skipMessage()
+	for err == nil && !c.read.ready() && !c.read.inflating() {
+		switch idle := c.t.buffered() == 0 && c.read.between(); {
+		case idle && !c.t.isHeld() && s.rest():
+			c.settle()
+			err = errRest
+		case idle:
+			err = c.fill(2) // here, where a wait needs little stack
+		default:
+			if t, p, ok = c.takeMessage(); ok {
+				return t, p, true, nil
+			}
+			err = c.step()
+		}
+	}
+	return 0, nil, false, err
+}
+
 // skipMessage skips what the last messageReader has left of its message.
 func (c *Conn) skipMessage() error {
 	for c.read.reads(0) {
@@ -159,7 +217,7 @@ func (c *Conn) appendMessage(dst []byte, buf *messageBuffer) (t MessageType, p [
 	case c.read.inflating():
 		p, err = c.appendRest(dst)
 	case c.read.isPacked():
-		p, err = c.appendInflated(dst)
+		p, err = c.appendInflated(dst, buf)
 	default:
 		p, err = c.collect(dst, buf)
 	}
@@ -209,17 +267,17 @@ func (c *Conn) collect(dst []byte, buf *messageBuffer) ([]byte, error) {
 }
 
 // appendInflated appends a compressed message to dst.
-func (c *Conn) appendInflated(dst []byte) ([]byte, error) {
+func (c *Conn) appendInflated(dst []byte, buf *messageBuffer) ([]byte, error) {
 	message, whole := c.read.whole()
 	if !whole {
-		var buf messageBuffer
-		defer buf.free()
+		var packed messageBuffer
+		defer packed.free()
 		var err error
-		if message, err = c.collect(nil, &buf); err != nil {
+		if message, err = c.collect(nil, &packed); err != nil {
 			return dst, err
 		}
 	}
-	p, err := c.read.inflate(dst, message)
+	p, err := c.read.inflate(dst, message, buf)
 	if err != nil {
 		return dst, c.fail(err)
 	}

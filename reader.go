@@ -22,6 +22,7 @@ type reader struct {
 	chunk  []byte      // payload that has been decoded and not been taken
 	kept   bool        // chunk does not lie in the input, but was put back
 
+	spare   []byte // room for the next messages to be kept
 	stream  uint64 // number of the message that a messageReader reads, or 0
 	streams uint64 // number of the last of these
 }
@@ -63,7 +64,33 @@ func (r *reader) more(in []byte) bool {
 	return len(in) > 0 && r.dec.kind == noFrame && r.dec.holdsFrame(in)
 }
 
-// whole takes a message that has come in one piece, which lies in the input.
+// message decodes the next message, if the input begins with all of it, in one frame that is not
+// compressed. It lies in the input. n is the number of bytes used, or 0.
+func (r *reader) message(in []byte) (t MessageType, p []byte, n int) {
+	if len(in) == 0 || !r.between() {
+		return 0, nil, 0
+	}
+	return r.dec.whole(in)
+}
+
+// keep returns a copy of p. Messages that have arrived together share an allocation, of up
+// to 4 KiB: behind p there are left bytes of input.
+func (r *reader) keep(p []byte, left int) []byte {
+	if len(p) > len(r.spare) {
+		r.spare = make([]byte, max(len(p), min(len(p)+left, sharedSize)))
+	}
+	n := copy(r.spare, p)
+	p, r.spare = r.spare[:n:n], r.spare[n:]
+	if left == 0 {
+		r.spare = nil
+	}
+	return p
+}
+
+// sharedSize is the size of an allocation for messages that came together.
+const sharedSize = 4 << 10
+
+// whole takes a message of which all that is missing lies in the chunk.
 func (r *reader) whole() (p []byte, ok bool) {
 	if !r.end {
 		return nil, false
@@ -120,20 +147,20 @@ func (r *reader) directed(p []byte) (err error) {
 // inflating reports whether a message is being read in pieces and inflated.
 func (r *reader) inflating() bool { return r.unpack != nil && r.unpack.stream != nil }
 
-// inflate appends a whole message, inflated, to dst.
-func (r *reader) inflate(dst, message []byte) ([]byte, error) {
+// inflate appends a whole message, inflated, to dst, which is buf's memory unless that is nil.
+func (r *reader) inflate(dst, message []byte, buf *messageBuffer) ([]byte, error) {
 	f := newInflater(message, r.unpack.history, nil)
 	defer f.free()
 	p, start := dst, len(dst)
 	if len(p) == cap(p) {
-		p = slices.Grow(p, min(4*len(message), 64<<10))
+		p = buf.grow(p, min(4*len(message), 64<<10))
 	}
 	for {
 		var n int
 		var err error
 		if len(p) == cap(p) { // there may be no more
 			n, err = f.Read(f.space[:])
-			p = append(p, f.space[:n]...)
+			p = append(buf.grow(p, n), f.space[:n]...)
 		} else {
 			n, err = f.Read(p[len(p):cap(p)])
 			p = p[:len(p)+n]

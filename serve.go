@@ -2,8 +2,6 @@ package websocket
 
 import (
 	"cmp"
-	"fmt"
-	"os"
 	"slices"
 	"time"
 )
@@ -146,39 +144,20 @@ func (c *Conn) nextMessage(buf *messageBuffer) (t MessageType, p []byte, err err
 	if err != nil {
 		return 0, nil, err
 	}
-	err = c.skipMessage()
-	for err == nil && !c.read.ready() && !c.read.inflating() {
-		idle := c.t.buffered() == 0 && c.read.between()
-		switch {
-		case idle && !c.t.isHeld() && c.serve.Load().rest():
-			c.settle()
-			return 0, nil, errRest
-		case idle:
-			err = c.fill(2) // here, where a wait needs little stack
-		default:
-			err = c.step()
-		}
-	}
-	if err == nil {
-		var whole bool
-		if t = c.read.messageType(); !c.read.isPacked() {
-			p, whole = c.read.whole()
-		}
-		if !whole {
-			t, p, err = c.appendMessage(nil, buf)
-		}
+	t, p, ok, err := c.awaitMessage(c.serve.Load())
+	switch {
+	case err == errRest:
+		return 0, nil, err
+	case err == nil && !ok:
+		t, p, err = c.appendMessage(nil, buf)
 	}
 	if err != nil || c.turn == turnWaiting {
 		err = c.release(err)
-	} else {
+	} else if !ok {
 		c.expectMore()
 	}
 	return t, slices.Clip(p), err
 }
-
-// errRest is what serveAll returns before a wait that may be long. It is a timeout, so that
-// nothing is lost.
-var errRest = fmt.Errorf("websocket: at rest: %w", os.ErrDeadlineExceeded)
 
 // keepAlive looks after the peer once in an interval. It does not expect anything from a
 // peer that nobody listens to, because a callback runs.

@@ -12,6 +12,18 @@ import (
 func (c *Conn) takeTurn(shaking bool) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if err := c.awaitTurnLocked(shaking); err != nil {
+		return err
+	}
+	c.turn = turnReading
+	if shaking {
+		c.end.connect()
+	}
+	return nil
+}
+
+// awaitTurnLocked waits until nobody has the turn to read.
+func (c *Conn) awaitTurnLocked(shaking bool) error {
 	c.waitTurnLocked()
 	switch err := c.end.readable(); {
 	case err != nil:
@@ -22,10 +34,6 @@ func (c *Conn) takeTurn(shaking bool) error {
 		return errUnfinished
 	case shaking && c.req != nil:
 		return errShaken
-	}
-	c.turn = turnReading
-	if shaking {
-		c.end.connect()
 	}
 	return nil
 }

@@ -441,6 +441,9 @@ func (s *serving) unclaim() { s.due = false }
 
 // rest reports whether the connection is to rest now.
 func (s *serving) rest() bool {
+	if s == nil {
+		return false
+	}
 	n := s.calm.Load()
 	return n > 0 && s.calm.CompareAndSwap(n, n-1)
 }
