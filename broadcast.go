@@ -35,10 +35,16 @@ func (s *Server) Broadcast(t MessageType, p []byte, except ...*Conn) error {
 // Send is Broadcast to some connections of s, such as those of a room or of a user. It skips
 // those that have ended, and connections that are not of s. One that is given twice gets p twice.
 func (s *Server) Send(t MessageType, p []byte, to ...*Conn) error {
-	return s.send(t, p, slices.Values(to))
+	return s.send(t, p, func(yield func(*Conn) bool) {
+		for _, c := range to {
+			if s.has(c) && !yield(c) {
+				return
+			}
+		}
+	})
 }
 
-// send sends p to connections that it takes from a sequence while it holds mu.
+// send sends p to connections of s that it takes from a sequence while it holds mu.
 func (s *Server) send(t MessageType, p []byte, to iter.Seq[*Conn]) error {
 	limit := s.queueLimit()
 	switch {
@@ -65,7 +71,7 @@ func (s *Server) send(t MessageType, p []byte, to iter.Seq[*Conn]) error {
 	burst := time.Since(s.sent) < burstGap
 	s.mu.Lock()
 	for c := range to {
-		if s.has(c) && !(t == Binary && c.write.isHixie()) {
+		if t != Binary || !c.write.isHixie() {
 			s.targets = append(s.targets, c)
 		}
 	}
@@ -154,7 +160,7 @@ func (c *Conn) enqueue(frame, p []byte, limit int, now bool) bool {
 		c.writeLaterLocked(0)
 		return false
 	}
-	return c.serve.Load().claim()
+	return c.write.claim()
 }
 
 // push writes the output to a socket. If that has to wait for the peer, it is left to the
@@ -162,7 +168,7 @@ func (c *Conn) enqueue(frame, p []byte, limit int, now bool) bool {
 func (c *Conn) push() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.serve.Load().unclaim()
+	c.write.unclaim()
 	switch {
 	case !c.write.pending() || c.end.failed() != nil || c.end.isShut():
 	case c.write.isBusy():

@@ -198,10 +198,10 @@ func (c *Conn) readRequest() (*Request, error) {
 	if d := c.opts.handshakeLimit(); d > 0 {
 		limit = time.Now().Add(d)
 	}
-	c.t.limitRead(limit)
+	c.limitRead(limit)
 	req, err := c.scanRequest()
 	c.t.shrink()
-	if c.t.limitRead(time.Time{}) && errors.Is(err, os.ErrDeadlineExceeded) {
+	if c.limitRead(time.Time{}) && errors.Is(err, os.ErrDeadlineExceeded) {
 		err = &HandshakeError{Status: http.StatusRequestTimeout, Reason: "the handshake took too long", err: err}
 	}
 	return req, c.release(err)

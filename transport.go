@@ -9,7 +9,6 @@ import (
 	"os"
 	"runtime"
 	"slices"
-	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -24,10 +23,12 @@ const (
 // A transport reads from a stream into a buffer, writes to it, and closes it. Its input
 // half belongs to whoever has the turn to read, its output half to whoever writes.
 type transport struct {
-	rw     io.ReadWriter
-	closer io.Closer       // rw, where it can be closed
-	raw    syscall.RawConn // of a socket on which reads can wait without a buffer, or nil
-	bare   bool            // rw serves one call: no byte too many is read from it
+	raw  syscall.RawConn // of a socket on which reads can wait without a buffer, or nil
+	rw   io.ReadWriter
+	bare bool // rw serves one call: no byte too many is read from it, nor is it closed
+
+	moved  atomic.Uint32 // counts writes that rw has taken
+	socket *socketWriter // or nil
 
 	in    []byte // in[r:w] is input that has not been decoded
 	r, w  int
@@ -35,12 +36,9 @@ type transport struct {
 	try   func(fd uintptr) bool
 	heard atomic.Bool // something has been read since alive was asked
 
-	socket *socketWriter // or nil
-	moved  atomic.Uint32 // counts writes that rw has taken
-
-	deadlines sync.Mutex // guards these two
-	deadline  time.Time  // for reads, as the caller has set it
-	limit     time.Time  // for reads besides
+	// The lock of a Conn guards the deadlines.
+	deadline time.Time // for reads, as the caller has set it
+	limit    time.Time // for reads besides
 }
 
 // init makes t a transport over rw.
@@ -60,7 +58,6 @@ func (t *transport) init(rw io.ReadWriter) {
 	if t.raw != nil {
 		t.try = t.tryRead
 	}
-	t.closer, _ = rw.(io.Closer)
 }
 
 // initBare makes t a transport that reads no byte more than it is asked for, and leaves it to
@@ -74,7 +71,10 @@ func (t *transport) stream() io.ReadWriter { return t.rw }
 func (t *transport) isSocket() bool { return t.raw != nil }
 
 // closes reports whether t can be closed.
-func (t *transport) closes() bool { return t.closer != nil }
+func (t *transport) closes() bool {
+	_, ok := t.rw.(io.Closer)
+	return ok && !t.bare
+}
 
 // preload makes b the first input.
 func (t *transport) preload(b []byte) { t.in, t.w = b, len(b) }
@@ -236,56 +236,56 @@ func (t *transport) progress() uint32 { return t.moved.Load() }
 
 // write writes head and then tail, which may be empty, with one call unless they are large.
 func (t *transport) write(head, tail []byte) error {
-	if len(tail) == 0 {
-		return t.writeAll(head)
-	}
-	step := min(len(tail), writeSize)
-	if err := t.writeVec(head, tail[:step]); err != nil {
-		return err
-	}
-	return t.writeAll(tail[step:])
-}
-
-// writeAll writes p, with one call of Write unless it is large.
-func (t *transport) writeAll(p []byte) error {
-	if t.raw != nil && len(p) > writeSize {
-		_, err := t.writeSocket(p, true)
-		return err
-	}
-	for len(p) > 0 {
-		n := min(len(p), writeSize)
-		if err := writeFull(t.rw, p[:n]); err != nil {
+	if len(tail) > 0 {
+		step := min(len(tail), writeSize)
+		if err := t.writeVec(head, tail[:step]); err != nil {
 			return err
 		}
-		p = p[n:]
+		t.moved.Add(1)
+		head = tail[step:]
+	}
+	if t.raw != nil && len(head) > writeSize {
+		_, err := t.writeSocket(head, true)
+		return err
+	}
+	for len(head) > 0 {
+		n := min(len(head), writeSize)
+		if err := writeFull(t.rw, head[:n]); err != nil {
+			return err
+		}
+		head = head[n:]
 		t.moved.Add(1)
 	}
 	return nil
 }
 
-// vectors holds what a call of writev needs.
-var vectors = sync.Pool{New: func() any { return new(vector) }}
-
-type vector struct {
-	two  [2][]byte
-	bufs net.Buffers
-}
-
-// writeVec writes head and tail with one call, where rw can do that.
+// writeVec writes head and tail, with one call if rw is a socket.
 func (t *transport) writeVec(head, tail []byte) error {
-	v := vectors.Get().(*vector)
-	v.two = [2][]byte{head, tail}
-	v.bufs = v.two[:]
-	n, err := v.bufs.WriteTo(t.rw)
-	v.two = [2][]byte{}
-	vectors.Put(v)
+	if t.raw == nil {
+		if err := writeFull(t.rw, head); err != nil {
+			return err
+		}
+		t.moved.Add(1)
+		return writeFull(t.rw, tail)
+	}
+	s := t.output()
+	s.two = [2][]byte{head, tail}
+	s.bufs = s.two[:]
+	n, err := s.bufs.WriteTo(t.rw)
+	s.two = [2][]byte{}
 	if err == nil && n < int64(len(head)+len(tail)) {
 		err = io.ErrShortWrite
 	}
-	if err == nil {
-		t.moved.Add(1)
-	}
 	return err
+}
+
+// output returns the socketWriter.
+func (t *transport) output() *socketWriter {
+	if t.socket == nil {
+		t.socket = &socketWriter{t: t}
+		t.socket.try = t.socket.tryWrite
+	}
+	return t.socket
 }
 
 // tryWrite writes what a socket has room for, and returns the rest.
@@ -294,11 +294,7 @@ func (t *transport) tryWrite(p []byte) (rest []byte, err error) { return t.write
 // writeSocket writes to a socket: it sees progress without parting p. It waits for room, if
 // wait is true, or else returns what there is no room for.
 func (t *transport) writeSocket(p []byte, wait bool) (rest []byte, err error) {
-	if t.socket == nil {
-		t.socket = &socketWriter{t: t}
-		t.socket.try = t.socket.tryWrite
-	}
-	s := t.socket
+	s := t.output()
 	s.rest, s.wait = p, wait
 	err = t.raw.Write(s.try)
 	if err == nil {
@@ -311,13 +307,16 @@ func (t *transport) writeSocket(p []byte, wait bool) (rest []byte, err error) {
 	return rest, err
 }
 
-// A socketWriter is what writeSocket needs.
+// A socketWriter is what calls need that write to a socket.
 type socketWriter struct {
 	t    *transport
 	try  func(fd uintptr) bool
 	rest []byte
 	wait bool
 	err  error // result of try
+
+	two  [2][]byte // for one call of writev
+	bufs net.Buffers
 }
 
 // tryWrite is what raw.Write calls whenever there may be room, until it reports true.
@@ -366,13 +365,13 @@ func (t *transport) opError(op string, err error) error {
 }
 
 // close closes rw. It is called once.
-func (t *transport) close() error { return t.closer.Close() }
+func (t *transport) close() error { return t.rw.(io.Closer).Close() }
 
 // linger waits for the peer to close the stream: if this side did it while
 // there is input that has not been read, a TCP connection would be reset, and the
 // peer might lose what was sent last.
 func (t *transport) linger() {
-	half, ok := t.closer.(interface{ CloseWrite() error })
+	half, ok := t.rw.(interface{ CloseWrite() error })
 	if !ok || half.CloseWrite() != nil {
 		return
 	}
@@ -384,8 +383,6 @@ func (t *transport) linger() {
 
 // setReadDeadline sets the deadline for reads that the caller wants.
 func (t *transport) setReadDeadline(d time.Time) error {
-	t.deadlines.Lock()
-	defer t.deadlines.Unlock()
 	t.deadline = d
 	return t.applyDeadline()
 }
@@ -393,8 +390,6 @@ func (t *transport) setReadDeadline(d time.Time) error {
 // limitRead lets reads end at a time at the latest, or if it is zero, when the caller wants.
 // It reports whether there was such a limit before the caller's deadline.
 func (t *transport) limitRead(at time.Time) bool {
-	t.deadlines.Lock()
-	defer t.deadlines.Unlock()
 	limited := t.limited()
 	t.limit = at
 	t.applyDeadline()

@@ -182,22 +182,22 @@ import (
 // An idle Conn has no goroutine, unless a compressed message has been read in part.
 // Timers, which Close stops, send pongs and replies that were held back.
 type Conn struct {
-	opts *Options  // not to be changed
-	t    transport // its halves belong to whoever reads, and to whoever writes
-	read reader    // belongs to whoever has the turn
-
-	more  atomic.Bool             // another whole message has arrived; set in the turn
+	opts  *Options                // not to be changed
 	serve atomic.Pointer[serving] // what Serve and a Server know of the connection, or nil
+	more  atomic.Bool             // another whole message has arrived; set in the turn
 
-	// mu guards what follows. It is not held during I/O.
+	// mu guards what follows, up to req. It is not held during I/O.
 	mu     mutex
-	cond   sync.Cond // signals a change of any of these
 	turn   turn
-	write  writer
 	end    ending
+	write  writer
+	cond   sync.Cond // signals a change of any of these
 	pings  pinger
 	timers timers
 	req    *keptRequest // that was accepted
+
+	t    transport // its halves belong to whoever reads, and to whoever writes
+	read reader    // belongs to whoever has the turn
 }
 
 var _ net.Conn = (*Conn)(nil)
@@ -294,7 +294,19 @@ func (c *Conn) SetDeadline(t time.Time) error {
 // [os.ErrDeadlineExceeded]; the zero time means never. A timeout loses no data: set a
 // new deadline and read again. It does end [Conn.Serve]. If the transport has no deadlines,
 // the error is [os.ErrNoDeadline].
-func (c *Conn) SetReadDeadline(t time.Time) error { return c.t.setReadDeadline(t) }
+func (c *Conn) SetReadDeadline(t time.Time) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.t.setReadDeadline(t)
+}
+
+// limitRead lets reads end at a time at the latest, or if it is zero, when the caller wants.
+// It reports whether there was such a limit before the caller's deadline.
+func (c *Conn) limitRead(at time.Time) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.t.limitRead(at)
+}
 
 // SetWriteDeadline sets the time after which writes fail with an error that wraps
 // [os.ErrDeadlineExceeded]; the zero time means never. A timeout is final for writes,
@@ -412,15 +424,14 @@ func (t *timers) stop() {
 // A serving is what Serve and a Server know of a connection. The lock of the Conn guards it.
 type serving struct {
 	slot atomic.Int32  // in Server.conns; set while Server.mu is held
-	due  bool          // it is among those that the Server is to push
 	calm atomic.Uint32 // how often it may yet rest
 
 	timer    *time.Timer // looks after the peer, or nil
 	interval time.Duration
 	rests    uint32 // how often it may rest when it is new, or its peer has been silent
-	pinged   bool   // the peer has been silent, and was pinged
 	moved    uint32 // the progress of the transport when it was looked at
-	stalls   int    // times that one write has been seen
+	pinged   bool   // the peer has been silent, and was pinged
+	stalls   uint8  // times that one write has been seen
 }
 
 // stop stops looking after the peer.
@@ -429,15 +440,6 @@ func (s *serving) stop() {
 		s.timer.Stop()
 	}
 }
-
-// claim reports whether somebody has to push what is due, and notes that.
-func (s *serving) claim() bool {
-	claimed := s.due
-	s.due = true
-	return !claimed
-}
-
-func (s *serving) unclaim() { s.due = false }
 
 // rest reports whether the connection is to rest now.
 func (s *serving) rest() bool {

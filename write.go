@@ -253,10 +253,14 @@ func (c *Conn) drainLocked(b batch, wait bool) error {
 		}
 		c.cond.Broadcast()
 	}()
-	if wait {
-		err = b.writeTo(c.t.write)
-	} else {
-		rest, err = c.t.tryWrite(b.bytes())
+	for more := true; more; {
+		var head, tail []byte
+		head, tail, more = b.next()
+		if !wait {
+			rest, err = c.t.tryWrite(head)
+		} else if err = c.t.write(head, tail); err != nil {
+			break
+		}
 	}
 	return err
 }

@@ -25,6 +25,7 @@ type writer struct {
 	held     bool // out holds replies that wait for more
 	crowded  bool // messages are written by other goroutines than the reader
 	retained bool // broadcasts wait for OnOpen
+	claimed  bool // the Server is to write the output
 	late     lateness
 }
 
@@ -288,6 +289,15 @@ func (w *writer) beginLate() bool {
 
 func (w *writer) endLate() { w.late = lateIdle }
 
+// claim notes that the Server is to write the output, and reports whether that is new.
+func (w *writer) claim() bool {
+	claimed := w.claimed
+	w.claimed = true
+	return !claimed
+}
+
+func (w *writer) unclaim() { w.claimed = false }
+
 // A batch is output on its way to the transport: frames, and perhaps the payload of a large
 // one behind them, which lies where its owner has it.
 type batch struct {
@@ -296,6 +306,7 @@ type batch struct {
 	out    *output // or nil
 	tail   []byte
 	copied bool // tail has to be, to be masked or delimited
+	begun  bool // a part has been
 	last   bool // the message ends behind tail
 	key    uint32
 }
@@ -335,37 +346,29 @@ func (w *writer) takeLarge(first byte, p []byte) batch {
 	return b
 }
 
-// writeTo writes the batch with calls of write.
-func (b *batch) writeTo(write func(head, tail []byte) error) error {
+// next returns what is to be written next, with one call, and whether there is more.
+func (b *batch) next() (head, tail []byte, more bool) {
 	switch {
 	case b.out == nil:
-		return write(nil, b.tail)
+		return b.tail, nil, false
 	case !b.copied:
-		return write(b.out.b, b.tail)
+		return b.out.b, b.tail, false
+	case b.begun:
+		b.out.b = b.out.b[:0]
 	}
-	for out := b.out; ; out.b = out.b[:0] {
-		n := len(out.b)
-		step := min(len(b.tail), max(0, batchSize+maxHeader-n)) // others may have put more
-		out.b = append(out.b, b.tail[:step]...)
-		b.tail = b.tail[step:]
-		if b.client {
-			b.key = mask(out.b[n:], b.key)
-		}
-		if b.hixie && b.last && len(b.tail) == 0 {
-			out.b = append(out.b, 0xFF)
-		}
-		if err := write(out.b, nil); err != nil || len(b.tail) == 0 {
-			return err
-		}
+	b.begun = true
+	out, n := b.out, len(b.out.b)
+	step := min(len(b.tail), max(0, batchSize+maxHeader-n)) // others may have put more
+	out.b = append(out.b, b.tail[:step]...)
+	b.tail = b.tail[step:]
+	if b.client {
+		b.key = mask(out.b[n:], b.key)
 	}
-}
-
-// bytes returns a batch that is one piece.
-func (b *batch) bytes() []byte {
-	if b.out == nil {
-		return b.tail
+	more = len(b.tail) > 0
+	if b.hixie && b.last && !more {
+		out.b = append(out.b, 0xFF)
 	}
-	return b.out.b
+	return out.b, nil, more
 }
 
 // giveBack ends what take began. What of the batch has not been written goes in front of the
