@@ -285,7 +285,7 @@ func (c *Conn) beginShut() bool {
 	c.end.shut()
 	c.cond.Broadcast()
 	c.timers.stop()
-	c.serve.Load().stop()
+	c.serve.stop()
 	return true
 }
 

@@ -50,22 +50,23 @@ func (u *utf8Checker) whole() bool { return u.n == 0 }
 // fields set is ready for a stream's first frame.
 type decoder struct {
 	hixie   bool
-	deflate bool   // RSV1 tells that a message is compressed (RFC 7692, section 6)
-	masked  bool   // frames have to be masked: they come from a client
-	limit   uint64 // bytes a message may have
+	deflate bool // RSV1 tells that a message is compressed (RFC 7692, section 6)
+	masked  bool // frames have to be masked: they come from a client
 
 	// The message in progress.
 	typ        MessageType // 0 between messages
 	compressed bool
-	size       uint64 // bytes announced so far
-	fragments  uint64
 	text       utf8Checker
 
 	// The frame in progress.
 	kind frameKind
 	fin  bool
+	key  uint32 // for the next payload bytes
 	left uint64 // payload bytes to come
-	key  uint32 // for the next of them
+
+	limit     uint64 // bytes a message may have
+	size      uint64 // bytes announced so far of the message in progress
+	fragments uint64
 }
 
 // A frameKind says how the bytes of the frame in progress are to be taken.

@@ -43,7 +43,7 @@ func (c *Conn) AppendMessage(dst []byte) (MessageType, []byte, error) {
 	}
 	c.turn = turnReading
 	c.mu.Unlock()
-	t, p, ok, err := c.awaitMessage(nil)
+	t, p, ok, err := c.awaitMessage(false)
 	if ok {
 		p = c.keep(dst, p)
 	} else if err == nil {
@@ -150,12 +150,12 @@ func (c *Conn) takeMessage() (t MessageType, p []byte, ok bool) {
 
 // awaitMessage waits for the next message, or for more of the one in progress. It takes the
 // message if that arrives whole, as takeMessage does, and has it ready otherwise. The error
-// errRest says that s wants to wait elsewhere.
-func (c *Conn) awaitMessage(s *serving) (t MessageType, p []byte, ok bool, err error) {
+// errRest says that the connection is to rest, if it may.
+func (c *Conn) awaitMessage(rest bool) (t MessageType, p []byte, ok bool, err error) {
 	err = c.skipMessage()
 	for err == nil && !c.read.ready() && !c.read.inflating() {
 		switch idle := c.t.buffered() == 0 && c.read.between(); {
-		case idle && !c.t.isHeld() && s.rest():
+		case idle && rest && !c.t.isHeld() && c.serve.rest():
 			c.settle()
 			err = errRest
 		case idle:

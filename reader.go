@@ -16,15 +16,15 @@ type reader struct {
 	dec    decoder
 	unpack *unpacker // or nil
 
-	typ    MessageType // of the message that chunk is from
-	packed bool        // it is compressed, and so is chunk
-	end    bool        // it ends behind chunk
 	chunk  []byte      // payload that has been decoded and not been taken
-	kept   bool        // chunk does not lie in the input, but was put back
+	kept   bool        // it does not lie in the input, but was put back
+	typ    MessageType // of the message that it is from
+	packed bool        // that is compressed, and so is chunk
+	end    bool        // that ends behind chunk
 
-	spare   []byte // room for the next messages to be kept
 	stream  uint64 // number of the message that a messageReader reads, or 0
 	streams uint64 // number of the last of these
+	spare   []byte // room for the next messages to be kept
 }
 
 // init makes r ready for what a peer of the other role sends.

@@ -51,22 +51,20 @@ func (c *Conn) Serve(h Handler) error {
 func (c *Conn) beginServe(interval time.Duration, rests uint32) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.serve.Load() == nil {
+	if !c.serve.isBegun() {
 		c.waitTurnLocked()
 	}
 	switch {
-	case c.serve.Load() != nil:
+	case c.serve.isBegun():
 		return errServed
 	case c.end.isConnecting():
 		return cmp.Or(c.end.readable(), errUnfinished)
 	}
-	s := &serving{interval: interval, rests: rests}
-	s.calm.Store(rests)
-	c.serve.Store(s)
 	c.turn = turnOpening
 	c.write.retain(true)
+	c.serve.begin(rests)
 	if interval > 0 && !c.end.isShut() {
-		s.timer = time.AfterFunc(interval, c.keepAlive)
+		c.serve.lookAfter(interval, c.keepAlive)
 	}
 	return nil
 }
@@ -144,7 +142,7 @@ func (c *Conn) nextMessage(buf *messageBuffer) (t MessageType, p []byte, err err
 	if err != nil {
 		return 0, nil, err
 	}
-	t, p, ok, err := c.awaitMessage(c.serve.Load())
+	t, p, ok, err := c.awaitMessage(true)
 	switch {
 	case err == errRest:
 		return 0, nil, err
@@ -168,7 +166,7 @@ func (c *Conn) keepAlive() {
 		busy := c.write.isBusy()
 		calm := !c.t.alive() && c.turn.reads() && !busy
 		var ping bool
-		ping, err = c.serve.Load().look(calm, busy, c.t.progress(), c.write.isHixie())
+		ping, err = c.serve.look(calm, busy, c.t.progress(), c.write.isHixie())
 		if ping && c.end.writable() == nil {
 			c.putControlLocked(opPing, nil)
 		}

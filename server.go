@@ -146,7 +146,7 @@ func (s *Server) begin() bool {
 func (s *Server) add(c *Conn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	c.serve.Load().slot.Store(int32(len(s.conns)))
+	c.serve.setSlot(len(s.conns))
 	s.conns = append(s.conns, c)
 	if s.down {
 		c.startClose(goingAway())
@@ -157,9 +157,9 @@ func (s *Server) end(c *Conn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.has(c) {
-		slot, last := c.serve.Load().slot.Load(), len(s.conns)-1
+		slot, last := c.serve.slotOf(), len(s.conns)-1
 		s.conns[slot] = s.conns[last]
-		s.conns[slot].serve.Load().slot.Store(slot)
+		s.conns[slot].serve.setSlot(slot)
 		s.conns[last] = nil
 		s.conns = s.conns[:last]
 	}
@@ -174,11 +174,7 @@ func (s *Server) has(c *Conn) bool {
 	if c == nil {
 		return false
 	}
-	serving := c.serve.Load()
-	if serving == nil {
-		return false
-	}
-	slot := int(serving.slot.Load())
+	slot := c.serve.slotOf()
 	return slot < len(s.conns) && s.conns[slot] == c
 }
 

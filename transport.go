@@ -23,18 +23,17 @@ const (
 // A transport reads from a stream into a buffer, writes to it, and closes it. Its input
 // half belongs to whoever has the turn to read, its output half to whoever writes.
 type transport struct {
-	raw  syscall.RawConn // of a socket on which reads can wait without a buffer, or nil
-	rw   io.ReadWriter
-	bare bool // rw serves one call: no byte too many is read from it, nor is it closed
-
-	moved  atomic.Uint32 // counts writes that rw has taken
-	socket *socketWriter // or nil
-
+	raw   syscall.RawConn // of a socket on which reads can wait without a buffer, or nil
+	try   func(fd uintptr) bool
 	in    []byte // in[r:w] is input that has not been decoded
 	r, w  int
-	held  error // for the next read: it came with the last bytes, or from try
-	try   func(fd uintptr) bool
-	heard atomic.Bool // something has been read since alive was asked
+	held  error         // for the next read: it came with the last bytes, or from try
+	heard atomic.Bool   // something has been read since alive was asked
+	bare  bool          // rw serves one call: no byte too many is read from it, nor is it closed
+	moved atomic.Uint32 // counts writes that rw has taken
+
+	rw     io.ReadWriter
+	socket *socketWriter // or nil
 
 	// The lock of a Conn guards the deadlines.
 	deadline time.Time // for reads, as the caller has set it

@@ -28,7 +28,7 @@ func (c *Conn) awaitTurnLocked(shaking bool) error {
 	switch err := c.end.readable(); {
 	case err != nil:
 		return err
-	case c.serve.Load() != nil:
+	case c.serve.isBegun():
 		return errServed
 	case !shaking && c.end.isConnecting():
 		return errUnfinished

@@ -182,9 +182,9 @@ import (
 // An idle Conn has no goroutine, unless a compressed message has been read in part.
 // Timers, which Close stops, send pongs and replies that were held back.
 type Conn struct {
-	opts  *Options                // not to be changed
-	serve atomic.Pointer[serving] // what Serve and a Server know of the connection, or nil
-	more  atomic.Bool             // another whole message has arrived; set in the turn
+	opts  *Options    // not to be changed
+	serve serving     // what Serve and a Server know of the connection
+	more  atomic.Bool // another whole message has arrived; set in the turn
 
 	// mu guards what follows, up to req. It is not held during I/O.
 	mu     mutex
@@ -421,10 +421,12 @@ func (t *timers) stop() {
 	}
 }
 
-// A serving is what Serve and a Server know of a connection. The lock of the Conn guards it.
+// A serving is what Serve and a Server know of a connection. Apart from what is atomic, the lock
+// of the Conn guards it.
 type serving struct {
-	slot atomic.Int32  // in Server.conns; set while Server.mu is held
-	calm atomic.Uint32 // how often it may yet rest
+	begun atomic.Bool   // Serve has been called
+	slot  atomic.Int32  // in Server.conns; set while Server.mu is held
+	calm  atomic.Uint32 // how often it may yet rest
 
 	timer    *time.Timer // looks after the peer, or nil
 	interval time.Duration
@@ -434,18 +436,33 @@ type serving struct {
 	stalls   uint8  // times that one write has been seen
 }
 
+// begin notes that Serve is called.
+func (s *serving) begin(rests uint32) {
+	s.begun.Store(true)
+	s.rests = rests
+	s.calm.Store(rests)
+}
+
+func (s *serving) isBegun() bool { return s.begun.Load() }
+
+// setSlot sets the connection's place among those of its Server, and slotOf returns it.
+func (s *serving) setSlot(n int) { s.slot.Store(int32(n)) }
+func (s *serving) slotOf() int   { return int(s.slot.Load()) }
+
+// lookAfter has f called after every interval in which it calls look.
+func (s *serving) lookAfter(interval time.Duration, f func()) {
+	s.interval, s.timer = interval, time.AfterFunc(interval, f)
+}
+
 // stop stops looking after the peer.
 func (s *serving) stop() {
-	if s != nil && s.timer != nil {
+	if s.timer != nil {
 		s.timer.Stop()
 	}
 }
 
 // rest reports whether the connection is to rest now.
 func (s *serving) rest() bool {
-	if s == nil {
-		return false
-	}
 	n := s.calm.Load()
 	return n > 0 && s.calm.CompareAndSwap(n, n-1)
 }
