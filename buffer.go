@@ -11,6 +11,7 @@ import (
 const (
 	inputSize = 32 << 10 // bytes of a pooled input buffer
 	batchSize = 64 << 10 // bytes of output that do not wait for more
+	maxLarge  = 2 << 20  // bytes of the largest message whose buffer is kept
 )
 
 // inputs holds buffers of type *[inputSize]byte.
@@ -37,7 +38,7 @@ type messageBuffer struct {
 	large *output
 }
 
-// messages holds the large buffers, of up to 2 MiB.
+// messages holds the large buffers.
 var messages = sync.Pool{New: func() any { return new(output) }}
 
 // grow returns p, which is empty or what it returned last, with room for n more bytes. Without
@@ -64,7 +65,7 @@ func (m *messageBuffer) grow(p []byte, n int) []byte {
 // free gives the memory back.
 func (m *messageBuffer) free() {
 	m.freeSmall()
-	if m.large != nil && cap(m.large.b) <= 2*maxMessage {
+	if m.large != nil && cap(m.large.b) <= maxLarge {
 		messages.Put(m.large)
 	}
 	m.large = nil

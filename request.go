@@ -9,14 +9,6 @@ import (
 	"strings"
 )
 
-// Limits of a request head. They hold for every client and leave room for
-// the cookies that browsers send.
-const (
-	maxHead      = 8 << 10 // bytes, from the request line to the blank line
-	maxFields    = 100
-	maxProtocols = 100
-)
-
 // A Version is a version of the WebSocket protocol.
 type Version uint8
 

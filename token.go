@@ -5,8 +5,6 @@ import (
 	"crypto/sha1"
 	"encoding/base64"
 	"encoding/binary"
-	"errors"
-	"math"
 )
 
 // acceptGUID is appended to the client's key before it is hashed
@@ -41,51 +39,4 @@ func CreateToken(req *Request) []byte {
 		return sum[:]
 	}
 	return nil
-}
-
-// tokenSize is the number of bytes that a hixie-76 client sends behind the
-// blank line of its head.
-const tokenSize = 8
-
-// checkKey reports what is wrong with the value of Sec-WebSocket-Key, which
-// has to be 16 bytes in base64 (RFC 6455, section 4.2.1, item 5).
-func checkKey(key string) error {
-	var nonce [18]byte // what 24 digits of base64 can hold
-	if len(key) == 24 {
-		if n, err := base64.StdEncoding.Decode(nonce[:], []byte(key)); err == nil && n == 16 {
-			return nil
-		}
-	}
-	return errors.New("is not 16 bytes in base64")
-}
-
-// keyNumber returns the number hidden in a hixie-76 key: its digits read as
-// one number in base ten, divided by the number of its spaces (draft section
-// 5.2, steps 4 to 7).
-func keyNumber(key string) (uint32, error) {
-	var number, spaces uint64
-	digits := false
-	for i := range len(key) {
-		switch c := key[i]; {
-		case c == ' ':
-			spaces++
-		case '0' <= c && c <= '9':
-			digits = true
-			if number > (math.MaxUint64-9)/10 {
-				return 0, errors.New("holds a number that is too large")
-			}
-			number = number*10 + uint64(c-'0')
-		}
-	}
-	switch {
-	case !digits:
-		return 0, errors.New("holds no digit")
-	case spaces == 0:
-		return 0, errors.New("holds no space")
-	case number%spaces != 0:
-		return 0, errors.New("holds a number that its spaces do not divide")
-	case number/spaces > math.MaxUint32:
-		return 0, errors.New("holds a number that is too large")
-	}
-	return uint32(number / spaces), nil
 }
