@@ -73,17 +73,17 @@ func (c *Conn) beginClose(e *CloseError) (awaits, done bool) {
 		c.shut()
 		c.mu.Lock()
 	}
-	if c.turn.calls() {
+	if c.serve.runs() && c.turn != turnServe {
 		if !follows {
 			c.end.lead(serveCloses)
 		}
 		return false, true
 	}
 	c.end.lead(methodCloses)
-	for c.turn.reads() || follows && !c.end.isShut() {
+	for c.turn != turnFree || follows && !c.end.isShut() {
 		c.cond.Wait()
 	}
-	c.turn = turnReading
+	c.turn = turnCloser
 	c.t.freeDeadlines()
 	return c.end.awaits() && !follows, false
 }
@@ -131,7 +131,7 @@ func (c *Conn) awaitClose() error {
 		c.t.use(n)
 		switch {
 		case n == 0:
-			err = c.fill(p.need)
+			_, err = c.fill(p.need, nil)
 		case p.opcode == opClose:
 			err = c.acceptClose(p.payload)
 		}

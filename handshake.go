@@ -218,7 +218,7 @@ func (c *Conn) scanRequest() (*Request, error) {
 		if missing == 0 {
 			break
 		}
-		if err := c.fill(missing); err != nil {
+		if _, err := c.fill(missing, nil); err != nil {
 			return nil, err
 		}
 	}
@@ -230,7 +230,7 @@ func (c *Conn) scanRequest() (*Request, error) {
 	if req.Version == Hixie76 {
 		size += tokenSize
 		for c.t.buffered() < size {
-			if err := c.fill(size - c.t.buffered()); err != nil {
+			if _, err := c.fill(size-c.t.buffered(), nil); err != nil {
 				return nil, err
 			}
 		}

@@ -41,7 +41,7 @@ func (c *Conn) AppendMessage(dst []byte) (MessageType, []byte, error) {
 		c.mu.Unlock()
 		return t, p, nil
 	}
-	c.turn = turnReading
+	c.turn = turnMethod
 	c.mu.Unlock()
 	t, p, ok, err := c.awaitMessage(false)
 	if ok {
@@ -159,7 +159,7 @@ func (c *Conn) awaitMessage(rest bool) (t MessageType, p []byte, ok bool, err er
 			c.settle()
 			err = errRest
 		case idle:
-			err = c.fill(2) // here, where a wait needs little stack
+			_, err = c.fill(2, nil) // here, where a wait needs little stack
 		default:
 			if t, p, ok = c.takeMessage(); ok {
 				return t, p, true, nil
@@ -346,7 +346,8 @@ func (c *Conn) step() error {
 	c.t.use(n)
 	switch {
 	case n == 0:
-		return c.fill(p.need)
+		_, err = c.fill(p.need, nil)
+		return err
 	case p.opcode == opPing:
 		c.acceptPing(p.payload)
 	case p.opcode == opPong:
@@ -372,7 +373,7 @@ func (c *Conn) direct() uint64 {
 
 // readDirect reads some of that into p.
 func (c *Conn) readDirect(p []byte, left uint64) (int, error) {
-	n, err := c.fillDirect(p[:min(uint64(len(p)), left)])
+	n, err := c.fill(0, p[:min(uint64(len(p)), left)])
 	if err != nil {
 		return 0, err
 	}

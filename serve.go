@@ -60,7 +60,6 @@ func (c *Conn) beginServe(interval time.Duration, rests uint32) error {
 	case c.end.isConnecting():
 		return cmp.Or(c.end.readable(), errUnfinished)
 	}
-	c.turn = turnOpening
 	c.write.retain(true)
 	c.serve.begin(rests)
 	if interval > 0 && !c.end.isShut() {
@@ -77,7 +76,7 @@ func (c *Conn) serveAll(h Handler) (err error) {
 			c.endServe(h, err)
 		}
 	}()
-	if c.turn == turnOpening {
+	if c.serve.isOpening() {
 		if h.OnOpen != nil {
 			h.OnOpen(c)
 		}
@@ -100,7 +99,7 @@ func (c *Conn) serveAll(h Handler) (err error) {
 func (c *Conn) opened() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.turn = turnCalling
+	c.serve.enter(stageRunning)
 	c.write.retain(false)
 	if c.write.unqueue(c.end.writable() == nil) {
 		c.writeLaterLocked(0)
@@ -116,12 +115,12 @@ func (c *Conn) endServe(h Handler, err error) {
 			c.startClose(&CloseError{Code: CloseInternalError, by: byUs})
 		}
 		c.mu.Lock()
-		c.turn = turnServed
+		c.serve.enter(stageServed)
 		c.read.stop()
 		c.mu.Unlock()
 	}()
 	c.mu.Lock()
-	c.turn = turnParting
+	c.serve.enter(stageParting)
 	c.startWatchdogLocked() // OnClose may write to a peer that does not read
 	c.mu.Unlock()
 	if err == nil {
@@ -137,7 +136,9 @@ func (c *Conn) endServe(h Handler, err error) {
 // error errRest means that nobody is to wait for it in this goroutine.
 func (c *Conn) nextMessage(buf *messageBuffer) (t MessageType, p []byte, err error) {
 	c.mu.Lock()
-	err = c.end.readable()
+	if c.turn == turnFree { // else it is Serve's still, after a rest
+		err = c.end.readable()
+	}
 	c.mu.Unlock()
 	if err != nil {
 		return 0, nil, err
@@ -149,7 +150,7 @@ func (c *Conn) nextMessage(buf *messageBuffer) (t MessageType, p []byte, err err
 	case err == nil && !ok:
 		t, p, err = c.appendMessage(nil, buf)
 	}
-	if err != nil || c.turn == turnWaiting {
+	if err != nil || c.turn == turnServe {
 		err = c.release(err)
 	} else if !ok {
 		c.expectMore()
@@ -164,7 +165,7 @@ func (c *Conn) keepAlive() {
 	var err error
 	if c.end.readable() == nil && !c.end.isShut() { // else the watchdog does the rest
 		busy := c.write.isBusy()
-		calm := !c.t.alive() && c.turn.reads() && !busy
+		calm := !c.t.alive() && c.turn != turnFree && !busy
 		var ping bool
 		ping, err = c.serve.look(calm, busy, c.t.progress(), c.write.isHixie())
 		if ping && c.end.writable() == nil {

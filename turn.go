@@ -15,7 +15,7 @@ func (c *Conn) takeTurn(shaking bool) error {
 	if err := c.awaitTurnLocked(shaking); err != nil {
 		return err
 	}
-	c.turn = turnReading
+	c.turn = turnMethod
 	if shaking {
 		c.end.connect()
 	}
@@ -40,7 +40,7 @@ func (c *Conn) awaitTurnLocked(shaking bool) error {
 
 // waitTurnLocked waits while a method reads, unless nothing more can be read.
 func (c *Conn) waitTurnLocked() {
-	for c.turn == turnReading && c.end.readable() == nil {
+	for c.turn == turnMethod && c.end.readable() == nil {
 		c.cond.Wait()
 	}
 }
@@ -57,7 +57,7 @@ func (c *Conn) release(err error) error {
 	c.expectMore()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.turn = c.turn.released()
+	c.turn = turnFree
 	if final {
 		c.stopReadsLocked(err)
 	}
@@ -74,7 +74,7 @@ func (c *Conn) stopReadsLocked(err error) {
 	if !c.end.stopReads(err) {
 		return
 	}
-	if c.turn.isFree() {
+	if c.turn == turnFree && !c.serve.runs() {
 		c.read.stop()
 	}
 	c.pings.fail(err)
@@ -87,8 +87,9 @@ func (c *Conn) expectMore() {
 	}
 }
 
-// fill reads more input, at least a byte. The peer first gets what it may be waiting for.
-func (c *Conn) fill(need int) (err error) {
+// fill reads more input, at least a byte and need at most on a bare stream, or if p is not nil,
+// payload into p. The peer first gets what it may be waiting for.
+func (c *Conn) fill(need int, p []byte) (n int, err error) {
 	err = errPanic // unless the transport returns
 	defer func() {
 		if err == errPanic {
@@ -96,19 +97,11 @@ func (c *Conn) fill(need int) (err error) {
 		}
 	}()
 	c.settle()
-	return c.cut(c.t.fill(need))
-}
-
-// fillDirect reads payload of the frame in progress into p.
-func (c *Conn) fillDirect(p []byte) (n int, err error) {
-	err = errPanic // unless the transport returns
-	defer func() {
-		if err == errPanic {
-			c.release(err)
-		}
-	}()
-	c.settle()
-	n, err = c.t.read(p)
+	if p != nil {
+		n, err = c.t.read(p)
+	} else {
+		err = c.t.fill(need)
+	}
 	return n, c.cut(err)
 }
 

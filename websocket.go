@@ -276,7 +276,7 @@ func (c *Conn) Request() *Request {
 func (c *Conn) isOpen() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.end.readable() == nil && !c.turn.isOver()
+	return c.end.readable() == nil && !c.serve.isOver()
 }
 
 // LocalAddr returns the local address of the transport, or one that stands for none.
@@ -315,53 +315,20 @@ func (c *Conn) limitRead(at time.Time) bool {
 func (c *Conn) SetWriteDeadline(t time.Time) error { return c.t.setWriteDeadline(t) }
 
 // A turn says whose it is to read from a connection. The reader, and the input half of the
-// transport, belong to it.
+// transport, belong to it. While Serve runs and does not wait for input, they are Serve's even
+// though nobody has the turn.
 //
-//	free ⇄ reading                                 a method that reads, or CloseWith
-//	free → opening → calling ⇄ waiting             Serve, which keeps it
-//	       calling, waiting → parting → served → reading
+//	free ⇄ method    a method that reads
+//	free ⇄ serve     Serve, while it waits for input
+//	free → closer    CloseWith, which waits for the answer
 type turn byte
 
 const (
-	turnFree    turn = iota
-	turnReading      // a method reads
-	turnOpening      // OnOpen runs
-	turnCalling      // OnMessage runs, or Serve takes a message that is there
-	turnWaiting      // Serve waits for input
-	turnParting      // OnClose runs
-	turnServed       // Serve has ended
+	turnFree turn = iota
+	turnMethod
+	turnServe
+	turnCloser
 )
-
-// reads reports whether somebody may wait for input.
-func (t turn) reads() bool { return t == turnReading || t == turnWaiting }
-
-// calls reports whether a function of a Handler runs.
-func (t turn) calls() bool { return t == turnOpening || t == turnCalling || t == turnParting }
-
-// isOver reports whether OnClose runs, or has.
-func (t turn) isOver() bool { return t == turnParting || t == turnServed }
-
-// isFree reports whether nobody uses the reader, or will without taking the turn.
-func (t turn) isFree() bool { return t == turnFree || t == turnServed }
-
-// waits is the turn before that of somebody who waits for input.
-func (t turn) waits() turn {
-	if t == turnCalling {
-		return turnWaiting
-	}
-	return t
-}
-
-// released is the turn after that of somebody who has read.
-func (t turn) released() turn {
-	switch t {
-	case turnReading:
-		return turnFree
-	case turnWaiting:
-		return turnCalling
-	}
-	return t
-}
 
 // A pinger has the pings that wait for their pongs, in the order sent. The lock of its Conn
 // guards it.
@@ -424,7 +391,7 @@ func (t *timers) stop() {
 // A serving is what Serve and a Server know of a connection. Apart from what is atomic, the lock
 // of the Conn guards it.
 type serving struct {
-	begun atomic.Bool   // Serve has been called
+	stage stage
 	slot  atomic.Int32  // in Server.conns; set while Server.mu is held
 	calm  atomic.Uint32 // how often it may yet rest
 
@@ -436,14 +403,36 @@ type serving struct {
 	stalls   uint8  // times that one write has been seen
 }
 
+// A stage says what Serve is doing.
+//
+//	unserved → opening → running → parting → served
+type stage byte
+
+const (
+	unserved     stage = iota
+	stageOpening       // OnOpen runs
+	stageRunning       // it waits for messages, or OnMessage runs
+	stageParting       // OnClose runs
+	stageServed
+)
+
 // begin notes that Serve is called.
 func (s *serving) begin(rests uint32) {
-	s.begun.Store(true)
-	s.rests = rests
+	s.stage, s.rests = stageOpening, rests
 	s.calm.Store(rests)
 }
 
-func (s *serving) isBegun() bool { return s.begun.Load() }
+// enter notes the next stage.
+func (s *serving) enter(next stage) { s.stage = next }
+
+func (s *serving) isBegun() bool   { return s.stage != unserved }
+func (s *serving) isOpening() bool { return s.stage == stageOpening }
+
+// runs reports whether functions of a Handler are called, and nobody else may read.
+func (s *serving) runs() bool { return s.stage != unserved && s.stage != stageServed }
+
+// isOver reports whether OnClose runs, or has.
+func (s *serving) isOver() bool { return s.stage >= stageParting }
 
 // setSlot sets the connection's place among those of its Server, and slotOf returns it.
 func (s *serving) setSlot(n int) { s.slot.Store(int32(n)) }

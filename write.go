@@ -157,7 +157,7 @@ func (c *Conn) putLocked(first byte, p []byte, m *outgoing) error {
 	}
 	c.write.put(first, p)
 	c.write.unqueue(true)
-	if c.turn.reads() {
+	if c.turn != turnFree {
 		c.write.crowd()
 	}
 	if c.write.hold(c.more.Load()) {
@@ -297,7 +297,9 @@ func (c *Conn) writeLate() {
 func (c *Conn) settle() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.turn = c.turn.waits()
+	if c.turn == turnFree {
+		c.turn = turnServe
+	}
 	c.more.Store(false)
 	held, crowded := c.write.replies()
 	switch {
