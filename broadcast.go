@@ -1,3 +1,6 @@
+// Broadcasts: one encoding for all, in queues that are bounded, so that nobody waits for a slow
+// client.
+
 package websocket
 
 import (

@@ -1,3 +1,6 @@
+// The life of a served connection, which is a straight loop of callbacks, and the watch over
+// its peer.
+
 package websocket
 
 import (

@@ -1,3 +1,5 @@
+// A Server: its handler for net/http, the connections it has, and how it shuts down.
+
 package websocket
 
 import (

@@ -1,7 +1,7 @@
-package websocket
+// What lies below a connection: any stream, or a socket that is waited on without a buffer. It
+// knows nothing of the protocol.
 
-// What lies below a Conn: any stream, or a socket that is waited on without a buffer. It knows
-// nothing of the protocol.
+package websocket
 
 import (
 	"io"
