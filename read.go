@@ -119,11 +119,13 @@ func (r *messageReader) Read(p []byte) (int, error) {
 // what has arrived, of one message at a time. At an orderly end of the connection
 // it returns io.EOF. If Read has read a part of a message, the other methods return
 // the rest as if it were a message.
-func (c *Conn) Read(p []byte) (n int, err error) {
+func (c *Conn) Read(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
 	}
-	if err = c.takeTurn(false); err == nil {
+	n := 0
+	err := c.takeTurn(false)
+	if err == nil {
 		err = c.skipMessage()
 		for end := true; end && err == nil; {
 			n, end, err = c.readSome(p)
