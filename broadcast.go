@@ -61,13 +61,7 @@ func (s *Server) send(t MessageType, p []byte, to iter.Seq[*Conn]) error {
 	limit = min(limit, math.MaxInt-maxHeader) + maxHeader // the largest fits, with its header
 	all := newOutput()
 	defer all.free()
-	const (
-		plain = iota
-		hixie
-		compressed // for the window that the server prefers: clients cannot have it done many times
-		kinds
-	)
-	var frames [kinds][2]int // where in all
+	var frames [encodings][2]int // where in all
 
 	s.order.Lock()
 	defer s.order.Unlock()
@@ -81,41 +75,39 @@ func (s *Server) send(t MessageType, p []byte, to iter.Seq[*Conn]) error {
 	s.mu.Unlock()
 	due := s.targets[:0]
 	for _, c := range s.targets {
-		kind := plain
-		switch {
-		case c.write.isHixie():
-			kind = hixie
-		case c.write.compressesAlike(p):
-			kind = compressed
-		}
-		f := &frames[kind]
+		e := c.write.encoding(p)
+		f := &frames[e]
 		if f[1] == 0 { // made for the first that needs it
 			f[0] = len(all.b)
-			all.b = c.write.appendBroadcast(all.b, finBit|byte(t), p, kind == compressed)
+			all.b = c.write.encode(e, all.b, finBit|byte(t), p)
 			f[1] = len(all.b)
 		}
 		if c.enqueue(all.b[f[0]:f[1]], p, limit, !burst) {
 			due = append(due, c)
 		}
 	}
-	if len(due) > 0 {
-		s.mu.Lock()
-		if s.next > len(s.due)/2 {
-			n := copy(s.due, s.due[s.next:])
-			clear(s.due[n:])
-			s.due, s.next = s.due[:n], 0
-		}
-		s.due = append(s.due, due...)
-		if !s.pushing {
-			s.pushing = true
-			go s.push()
-		}
-		s.mu.Unlock()
-	}
+	s.pushLater(due)
 	clear(s.targets)
 	s.targets = s.targets[:0]
 	s.sent = time.Now()
 	return nil
+}
+
+// pushLater has a goroutine write what is due.
+func (s *Server) pushLater(due []*Conn) {
+	if len(due) == 0 {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.next > len(s.due)/2 {
+		s.due, s.next = slices.Delete(s.due, 0, s.next), 0
+	}
+	s.due = append(s.due, due...)
+	if !s.pushing {
+		s.pushing = true
+		go s.push()
+	}
 }
 
 // burstGap is the time within which a broadcast follows another one in a burst. What is

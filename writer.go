@@ -171,13 +171,30 @@ func (w *writer) putClose(code CloseCode, reason string) {
 	}
 }
 
-// compressesAlike reports whether a broadcast of p is compressed for this connection as for most:
-// clients cannot have it done for many windows.
-func (w *writer) compressesAlike(p []byte) bool { return w.compresses(p) && w.deflate.usual() }
+// An encoding is a form in which broadcasts are made, once for all connections that take it.
+type encoding byte
 
-// appendBroadcast appends p as a message for this connection, and for all like it.
-func (w *writer) appendBroadcast(dst []byte, first byte, p []byte, compressed bool) []byte {
-	if compressed {
+const (
+	encodePlain encoding = iota
+	encodeHixie
+	encodeCompressed // for the window of Options.Deflate: clients cannot have it done for many
+	encodings
+)
+
+// encoding returns the encoding of a broadcast of p for this connection.
+func (w *writer) encoding(p []byte) encoding {
+	switch {
+	case w.hixie:
+		return encodeHixie
+	case w.compresses(p) && w.deflate.usual():
+		return encodeCompressed
+	}
+	return encodePlain
+}
+
+// encode appends a broadcast of p in the encoding of this connection.
+func (w *writer) encode(e encoding, dst []byte, first byte, p []byte) []byte {
+	if e == encodeCompressed {
 		return w.deflate.appendMessage(dst, first, p)
 	}
 	return w.appendFrame(dst, first, p)
