@@ -7,8 +7,9 @@
 // method or a field that is declared there. The number next to a file is that of its
 // lines of code, without comments and blank lines.
 //
-// With -check it fails if files use each other in a cycle, if a file is too long, or if
-// Conn has too many fields.
+// With -check it fails if files use each other in a cycle, if a file is too long, if Conn
+// has too many fields, or if a field of one of its parts is used in another file than the
+// part's own.
 package main
 
 import (
@@ -40,6 +41,10 @@ const (
 // use is not held against these files.
 var facades = []string{"GetFrame", "PutFrame", "GetRequest"}
 
+// The parts of a Conn that keep their state to themselves: other files call their methods, so
+// that what a field means, and when it may change, is to be read in one file.
+var parts = []string{"transport", "reader", "writer", "ending", "pinger", "serving"}
+
 func main() {
 	check := flag.Bool("check", false, "fail if the house is not in order")
 	flag.Parse()
@@ -62,6 +67,7 @@ type house struct {
 	lines  map[string]int
 	uses   map[string]map[string]use // by the user and the used file: the first use
 	fields int                       // of Conn
+	inside []use                     // of fields of parts in files that are not theirs
 }
 
 // A use is a place in a file that names something in another file.
@@ -69,6 +75,7 @@ type use struct {
 	pos  token.Pos
 	line int
 	name string
+	file string // where the use is
 }
 
 // survey reads the package in dir as it is built on this system, without its tests.
@@ -94,7 +101,11 @@ func survey(dir string) (*house, error) {
 		h.uses[name] = make(map[string]use)
 	}
 
-	info := &types.Info{Uses: make(map[*ast.Ident]types.Object), Selections: make(map[*ast.SelectorExpr]*types.Selection)}
+	info := &types.Info{
+		Types:      make(map[ast.Expr]types.TypeAndValue),
+		Uses:       make(map[*ast.Ident]types.Object),
+		Selections: make(map[*ast.SelectorExpr]*types.Selection),
+	}
 	config := types.Config{Importer: importer.ForCompiler(fset, "source", nil)}
 	pkg, err := config.Check(p.Name, fset, files, info)
 	if err != nil {
@@ -116,11 +127,46 @@ func survey(dir string) (*house, error) {
 		user, used := fset.Position(pos), fset.Position(obj.Pos()).Filename
 		old, ok := h.uses[user.Filename][used]
 		if user.Filename != used && (!ok || pos < old.pos) {
-			h.uses[user.Filename][used] = use{pos, user.Line, obj.Name()}
+			h.uses[user.Filename][used] = use{pos, user.Line, obj.Name(), user.Filename}
+		}
+	}
+	private := make(map[types.Object]string) // the fields of parts, with the names of these
+	for _, part := range parts {
+		if obj := pkg.Scope().Lookup(part); obj != nil {
+			if s, ok := obj.Type().Underlying().(*types.Struct); ok {
+				for f := range s.Fields() {
+					private[f] = part + "." + f.Name()
+				}
+			}
+		}
+	}
+	enter := func(pos token.Pos, field types.Object) {
+		user := fset.Position(pos)
+		if name := private[field]; name != "" && user.Filename != fset.Position(field.Pos()).Filename {
+			h.inside = append(h.inside, use{pos, user.Line, name, user.Filename})
 		}
 	}
 	for id, obj := range info.Uses {
 		add(id.Pos(), obj)
+		enter(id.Pos(), obj)
+	}
+	for x, tv := range info.Types { // a literal without keys names no field, but sets all
+		lit, ok := x.(*ast.CompositeLit)
+		if !ok || len(lit.Elts) == 0 {
+			continue
+		}
+		if _, keyed := lit.Elts[0].(*ast.KeyValueExpr); keyed {
+			continue
+		}
+		t := tv.Type
+		if p, ok := t.Underlying().(*types.Pointer); ok { // of {} for &T{}
+			t = p.Elem()
+		}
+		if s, ok := t.Underlying().(*types.Struct); ok {
+			for i, e := range lit.Elts {
+				enter(e.Pos(), s.Field(i))
+			}
+		}
 	}
 	for sel, s := range info.Selections { // with the embedded fields that lead to a promoted one
 		t := s.Recv()
@@ -130,9 +176,13 @@ func survey(dir string) (*house, error) {
 			}
 			field := t.Underlying().(*types.Struct).Field(i)
 			add(sel.Sel.Pos(), field)
+			if s.Kind() == types.FieldVal {
+				enter(sel.Sel.Pos(), field)
+			}
 			t = field.Type()
 		}
 	}
+	slices.SortFunc(h.inside, func(a, b use) int { return cmp.Or(cmp.Compare(a.pos, b.pos), strings.Compare(a.name, b.name)) })
 	if conn := pkg.Scope().Lookup("Conn"); conn != nil {
 		if s, ok := conn.Type().Underlying().(*types.Struct); ok {
 			h.fields = s.NumFields()
@@ -251,6 +301,9 @@ func (h *house) faults() (faults []string) {
 	}
 	if h.fields > maxFields {
 		faults = append(faults, fmt.Sprintf("Conn has %d fields, more than %d", h.fields, maxFields))
+	}
+	for _, u := range h.inside {
+		faults = append(faults, fmt.Sprintf("%s uses %s at line %d", u.file, u.name, u.line))
 	}
 	return faults
 }

@@ -188,6 +188,57 @@ func TestFields(t *testing.T) {
 	raise(t, "conn.go", conn+", _, _ int; o, p bool }").expect(t, "Conn has 20 fields, more than 18")
 }
 
+// The fields of a part are for its own file. Its methods are for all.
+func TestParts(t *testing.T) {
+	const reader = "package p; type reader struct { n int; tail; m map[int]int }; type tail struct { k int }; func (r *reader) next() int { return r.n }; func (tail) end() {}; func zero() reader { return reader{n: 1} }"
+	for _, tt := range []struct {
+		name, src string
+		want      []string
+	}{
+		{"methods", "func f(r *reader) { r.next(); r.end(); var _ = []reader{}; *r = reader{}; g := r.next; g() }", nil},
+		{"a field that is read", "func f(r *reader) int { return r.n }", []string{"reader.n at line 2"}},
+		{"a field that is set", "func f(r *reader) {\nr.n, r.m = 1, nil }", []string{"reader.n at line 3", "reader.m at line 3"}},
+		{"the address of a field", "func f(r *reader) *int { return &r.n }", []string{"reader.n at line 2"}},
+		{"a literal", "var _ = &reader{n: 1}", []string{"reader.n at line 2"}},
+		{"a literal without keys", "var _ = reader{\n1,\ntail{2},\nnil}", []string{"reader.n at line 3", "reader.tail at line 4", "reader.m at line 5"}},
+		{"an elided literal", "var _ = []*reader{{n: 1}}", []string{"reader.n at line 2"}},
+		{"an elided literal without keys", "var _ = map[int]*reader{0: {1, tail{2}, nil}}", []string{"reader.n at line 2", "reader.tail at line 2", "reader.m at line 2"}},
+		{"what a part embeds", "func f(r *reader) int { return r.k }", []string{"reader.tail at line 2"}},
+		{"what embeds a part", "type c struct { *reader }; func f(c c) int { c.next(); c.end(); return c.n + c.k + c.reader.n }", []string{"reader.n at line 2", "reader.tail at line 2", "reader.n at line 2"}},
+		{"a type of the same kind", "type other reader; func f(o other) int { return o.n }", []string{"reader.n at line 2"}},
+		{"a method of a field", "func f(r *reader) { r.tail.end() }", []string{"reader.tail at line 2"}},
+		{"other names that are alike", "type writer2 struct { n int }; func f(w writer2, x struct{ m int }) int { return w.n + x.m }", nil},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			for i := range tt.want {
+				tt.want[i] = "a.go uses " + tt.want[i]
+			}
+			raise(t, "a.go", "package p\n"+tt.src, "reader.go", reader).expect(t, tt.want...)
+		})
+	}
+}
+
+// What stands in the list of parts is there.
+func TestPartsExist(t *testing.T) {
+	names, err := filepath.Glob("../../*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all strings.Builder
+	for _, name := range names {
+		src, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all.Write(src)
+	}
+	for _, part := range parts {
+		if !strings.Contains(all.String(), "\ntype "+part+" struct {\n") {
+			t.Errorf("there is no %s", part)
+		}
+	}
+}
+
 func TestErrors(t *testing.T) {
 	dir := t.TempDir()
 	for _, src := range []string{"", "package p; func", "package p; var _ = missing"} {
