@@ -1,0 +1,190 @@
+package websocket
+
+import (
+	"bytes"
+	"fmt"
+	"strings"
+	"testing"
+)
+
+// writerKinds are the ways in which a writer writes frames.
+var writerKinds = []struct {
+	name string
+	codec
+}{
+	{"server", codec{}},
+	{"client", codec{client: true}},
+	{"hixie-76 server", codec{hixie: true}},
+	{"hixie-76 client", codec{client: true, hixie: true}},
+}
+
+func newWriter(k codec, d *deflater) *writer {
+	w := new(writer)
+	w.init(k.client)
+	w.speak(k.hixie, d)
+	return w
+}
+
+// unmaskedFrame returns what a frame looks like without a mask.
+func unmaskedFrame(k codec, first byte, p string) string {
+	if !k.hixie {
+		return string(wf(first, p).append(nil, false, false))
+	}
+	if first&opcodeBits != 0 {
+		p = "\x00" + p
+	}
+	if first&finBit != 0 {
+		p += "\xff"
+	}
+	return p
+}
+
+// unmask returns whole frames without their masks.
+func unmask(t *testing.T, k codec, b []byte) string {
+	t.Helper()
+	if !k.client || k.hixie {
+		return string(b)
+	}
+	frames, err := parseWire(b, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b = nil
+	for _, f := range frames {
+		b = f.append(b, false, false)
+	}
+	return string(b)
+}
+
+// drainBatch returns all bytes of a batch.
+func drainBatch(b *batch) (all []byte) {
+	for more := true; more; {
+		var head, tail []byte
+		head, tail, more = b.next()
+		all = append(append(all, head...), tail...)
+	}
+	return all
+}
+
+// drainWriter takes and writes all output.
+func drainWriter(w *writer) (all []byte) {
+	for w.pending() {
+		b := w.take()
+		all = append(all, drainBatch(&b)...)
+		w.giveBack(b, nil)
+	}
+	return all
+}
+
+// What is put comes out in its order, and what a batch has not written goes before what was put
+// meanwhile.
+func TestWriter(t *testing.T) {
+	for _, k := range writerKinds {
+		t.Run(k.name, func(t *testing.T) {
+			w := newWriter(k.codec, nil)
+			var got []byte
+			want := ""
+			put := func(first byte, p string) {
+				want += unmaskedFrame(k.codec, first, p)
+				w.put(first, []byte(p))
+			}
+			if w.pending() || w.isBusy() || w.waiting() != 0 || !w.isEmpty() || !w.wrote(w.last()) {
+				t.Error("a new writer is not empty")
+			}
+			w.putBytes([]byte("HTTP/1.1 101\r\n"))
+			w.giveBack(w.take(), nil)
+			put(0x81, "one")
+			put(0x81, "")
+			put(0x01, strings.Repeat("long", 50))
+			put(0x80, "end")
+			first := w.last()
+			b := w.take()
+			if w.pending() || !w.isBusy() || w.isEmpty() || w.wrote(first) {
+				t.Error("the batch is not out")
+			}
+			put(0x81, "meanwhile")
+			second, waiting := w.last(), w.waiting()
+			all := drainBatch(&b)
+			got = append(got, all[:3]...)
+			w.giveBack(b, all[3:])
+			if !w.pending() || w.isBusy() || w.wrote(first) || w.waiting() != waiting-3 {
+				t.Errorf("%d bytes wait when 3 of %d have been written", w.waiting(), waiting)
+			}
+			b = w.take()
+			all = drainBatch(&b)
+			got = append(got, all[:10]...)
+			w.giveBack(b, all[10:]) // and nothing was put meanwhile
+			if w.wrote(second) || w.last() == second || w.waiting() != waiting-13 {
+				t.Errorf("%d bytes wait when 13 of %d have been written", w.waiting(), waiting)
+			}
+			if !k.hixie {
+				want += unmaskedFrame(k.codec, finBit|opPing, "ping")
+				if w.putControl(opPing, []byte("ping")) {
+					t.Error("one control frame is too many")
+				}
+			}
+			w.putClose(CloseNormal, "bye")
+			got = append(got, drainWriter(w)...)
+			if !k.hixie {
+				want += unmaskedFrame(k.codec, finBit|opClose, closing(CloseNormal, "bye"))
+			} else {
+				want += "\xff\x00"
+			}
+			if unmask(t, k.codec, got) != want {
+				t.Errorf("wrote %q, want %q", got, want)
+			}
+			if w.pending() || w.isBusy() || w.waiting() != 0 || !w.isEmpty() || !w.wrote(w.last()) {
+				t.Error("the writer is not empty any more")
+			}
+		})
+	}
+}
+
+// The payload of a large frame is written from where it lies, or in pieces that are bounded.
+func TestWriterLarge(t *testing.T) {
+	for _, k := range writerKinds {
+		for _, before := range []int{0, 100, 2 * batchSize} {
+			for _, first := range []byte{0x81, 0x01, 0x00, 0x80} {
+				t.Run(fmt.Sprintf("%s/%d/%#x", k.name, before, first), func(t *testing.T) {
+					w := newWriter(k.codec, nil)
+					p := bytes.Repeat([]byte("large"), batchSize)
+					w.put(0x81, p[:before])
+					want := unmaskedFrame(k.codec, 0x81, string(p[:before])) + unmaskedFrame(k.codec, first, string(p))
+					waiting := w.waiting()
+					b := w.takeLarge(first, p)
+					if n := w.waiting() - waiting; n < 0 || n > maxHeader || !w.isBusy() || w.pending() {
+						t.Errorf("%d bytes wait besides the payload", n)
+					}
+					var got []byte
+					var pieces int
+					for more := true; more; pieces++ {
+						var head, tail []byte
+						head, tail, more = b.next()
+						got = append(append(got, head...), tail...)
+						limit := batchSize + maxHeader + 1
+						if pieces == 0 {
+							limit = max(limit, waiting+maxHeader)
+						}
+						if k.client || k.hixie {
+							if len(head) > limit || len(tail) > 0 {
+								t.Fatalf("a piece has %d bytes", len(head)+len(tail))
+							}
+						} else if more || len(tail) != len(p) || &tail[0] != &p[0] {
+							t.Fatal("the payload is not written from where it lies")
+						}
+					}
+					if n := len(p)/batchSize + 1; (k.client || k.hixie) && pieces > n+1 {
+						t.Errorf("%d pieces", pieces)
+					}
+					w.giveBack(b, nil)
+					if unmask(t, k.codec, got) != want || !bytes.Equal(p, bytes.Repeat([]byte("large"), batchSize)) {
+						t.Error("another frame was written, or the payload has changed")
+					}
+					if w.waiting() != 0 || !w.wrote(w.last()) {
+						t.Errorf("%d bytes wait behind the last", w.waiting())
+					}
+				})
+			}
+		}
+	}
+}
