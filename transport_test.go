@@ -1,6 +1,7 @@
 package websocket
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -524,5 +525,420 @@ func TestTimeoutText(t *testing.T) {
 				t.Errorf("got %v, want %v", err, want)
 			}
 		})
+	}
+}
+
+// transportPairs are a transport and the other end of its stream, in memory and over TCP.
+var transportPairs = []struct {
+	name string
+	open func(testing.TB) (*transport, net.Conn)
+}{
+	{"pipe", func(t testing.TB) (*transport, net.Conn) {
+		a, b := net.Pipe()
+		t.Cleanup(func() { a.Close(); b.Close() })
+		return newTransport(a), b
+	}},
+	{"TCP", func(t testing.TB) (*transport, net.Conn) {
+		a, b := socketPair(t, "tcp", "127.0.0.1:0")
+		return newTransport(a), b
+	}},
+}
+
+func newTransport(rw io.ReadWriter) *transport {
+	t := new(transport)
+	t.init(rw)
+	return t
+}
+
+// socketTransport is a transport over TCP that knows it is one, with the other end.
+func socketTransport(t *testing.T) (*transport, net.Conn) {
+	t.Helper()
+	tr, peer := transportPairs[1].open(t)
+	if !tr.isSocket() {
+		t.Skip("waits with a buffer here")
+	}
+	return tr, peer
+}
+
+// fillUntil fills the input of tr until it has n bytes.
+func fillUntil(t *testing.T, tr *transport, n int) {
+	t.Helper()
+	for tr.buffered() < n {
+		if err := tr.fill(1); err != nil {
+			t.Fatalf("after %d of %d bytes: %v", tr.buffered(), n, err)
+		}
+	}
+}
+
+// Input stays in its order until it is used, however much of it there is, and also while the
+// buffer is given back.
+func TestTransportInput(t *testing.T) {
+	for _, pair := range transportPairs {
+		t.Run(pair.name, func(t *testing.T) {
+			tr, peer := pair.open(t)
+			tr.preload([]byte("ab"))
+			if tr.alive() {
+				t.Error("alive before anything has been read")
+			}
+			sent := send(peer, "cdef")
+			fillUntil(t, tr, 6)
+			if err := wait(t, sent); err != nil || string(tr.input()) != "abcdef" {
+				t.Fatalf("the input is %q, %v", tr.input(), err)
+			}
+			if !tr.alive() || tr.alive() {
+				t.Error("what has been read does not count once")
+			}
+			tr.use(2)
+			tr.release()
+			if string(tr.input()) != "cdef" || len(tr.in) != 4 || cap(tr.in) > 16 {
+				t.Errorf("the input is %q in %d bytes", tr.input(), cap(tr.in))
+			}
+			text := string(sampleText(3*inputSize, 1))
+			sent = send(peer, text)
+			fillUntil(t, tr, 4+len(text))
+			if err := wait(t, sent); err != nil || string(tr.input()) != "cdef"+text {
+				t.Fatalf("the input is %.20q of %d bytes, %v", tr.input(), tr.buffered(), err)
+			}
+			tr.use(4)
+			tr.use(len(text) - 1)
+			sent = send(peer, "!")
+			fillUntil(t, tr, 2)
+			if err := wait(t, sent); err != nil || string(tr.input()) != text[len(text)-1:]+"!" {
+				t.Fatalf("the input is %q, %v", tr.input(), err)
+			}
+			tr.use(2)
+			if tr.buffered() != 0 || tr.isHeld() || !tr.alive() {
+				t.Errorf("the input is %q", tr.input())
+			}
+			if tr.release(); tr.in != nil {
+				t.Errorf("%d bytes are held for no input", len(tr.in))
+			}
+			peer.Close()
+			for range 2 {
+				if err := tr.fill(1); err != io.EOF || tr.buffered() != 0 || tr.alive() {
+					t.Errorf("at the end there are %d bytes, %v", tr.buffered(), err)
+				}
+			}
+		})
+	}
+}
+
+// A socket is waited on without a buffer, but for what has not been used.
+func TestTransportWait(t *testing.T) {
+	for _, left := range []string{"", "abc"} {
+		tr, peer := socketTransport(t)
+		if _, err := io.WriteString(peer, "12"+left); err != nil {
+			t.Fatal(err)
+		}
+		fillUntil(t, tr, 2+len(left))
+		tr.use(2)
+		held := make(chan int, 1000) // bytes, as it begins to wait
+		tr.try = func(fd uintptr) bool {
+			done := tr.tryRead(fd)
+			if !done {
+				held <- cap(tr.in)
+			}
+			return done
+		}
+		filled := goErr(func() error { return tr.fill(1) })
+		if n := wait(t, held); n > 16 || left == "" && n > 0 {
+			t.Errorf("it waits with a buffer of %d bytes for %q", n, left)
+		}
+		if _, err := io.WriteString(peer, "d"); err != nil {
+			t.Fatal(err)
+		}
+		if err := wait(t, filled); err != nil || string(tr.input()) != left+"d" {
+			t.Errorf("the input is %q, %v", tr.input(), err)
+		}
+		tr.use(len(left) + 1)
+		peer.Close()
+		if tr.wait(); !tr.isHeld() {
+			t.Error("the end is not held for the next read")
+		}
+		if err := tr.fill(1); err != io.EOF || tr.isHeld() {
+			t.Error("the next read returned", err)
+		}
+	}
+}
+
+// What is read past the buffer comes behind what went through it, and an error that came with
+// the last bytes comes after them.
+func TestTransportRead(t *testing.T) {
+	for _, pair := range transportPairs {
+		t.Run(pair.name, func(t *testing.T) {
+			tr, peer := pair.open(t)
+			text := string(sampleText(100000, 1))
+			sent := send(peer, text)
+			if err := tr.fill(1); err != nil {
+				t.Fatal(err)
+			}
+			got := string(tr.input())
+			tr.use(len(got))
+			p := make([]byte, 5000)
+			for len(got) < len(text) {
+				n, err := tr.read(p)
+				if n == 0 || err != nil || tr.buffered() > 0 || tr.isSocket() && tr.in != nil {
+					t.Fatalf("read %d bytes, %v, and %d bytes are held", n, err, len(tr.in))
+				}
+				got += string(p[:n])
+			}
+			if err := wait(t, sent); err != nil || got != text || !tr.alive() {
+				t.Errorf("read other text, %v", err)
+			}
+		})
+	}
+	tr := newTransport(struct {
+		io.Reader
+		io.Writer
+	}{iotest.DataErrReader(strings.NewReader("abc")), io.Discard})
+	if n, err := tr.read(make([]byte, 10)); n != 3 || err != nil || !tr.isHeld() {
+		t.Errorf("read %d bytes, %v", n, err)
+	}
+	if n, err := tr.read(make([]byte, 10)); n != 0 || err != io.EOF {
+		t.Errorf("read %d bytes, %v", n, err)
+	}
+}
+
+// A stream that serves one call gives what is needed and no byte more, and stays open.
+func TestTransportBare(t *testing.T) {
+	const text = "a message"
+	r := &limitReader{s: text, step: 4}
+	tr := new(transport)
+	tr.initBare(struct {
+		io.Reader
+		io.Writer
+		io.Closer
+	}{r, io.Discard, io.NopCloser(nil)})
+	if tr.closes() || tr.isSocket() {
+		t.Error("the caller's stream is closed, or used as a socket")
+	}
+	for n, need := range []int{1, 2, 3} {
+		before := tr.buffered()
+		if err := tr.fill(need); err != nil || tr.buffered() != before+need {
+			t.Errorf("fill %d read %d bytes, %v", n, tr.buffered()-before, err)
+		}
+	}
+	if err := tr.fill(100); err != nil || string(tr.input())+r.s != text || r.over {
+		t.Errorf("the input is %q, %q is left, %v", tr.input(), r.s, err)
+	}
+}
+
+// A head and a tail arrive behind each other: on a socket with one call, and elsewhere with one
+// each, unless they are large. Each call is progress.
+func TestTransportWrite(t *testing.T) {
+	head := string(sampleText(100, 1))
+	for _, size := range []int{0, 1, 10000, writeSize, 1 << 20} {
+		tail := string(sampleText(size, 2))
+		for _, pair := range transportPairs {
+			t.Run(fmt.Sprintf("%s/%d", pair.name, size), func(t *testing.T) {
+				tr, peer := pair.open(t)
+				written := goErr(func() error { return tr.write([]byte(head), []byte(tail)) })
+				got := make([]byte, len(head)+size)
+				_, rerr := io.ReadFull(peer, got)
+				if err := wait(t, written); err != nil || rerr != nil || string(got) != head+tail {
+					t.Errorf("another text has arrived, %v, %v", err, rerr)
+				}
+				moved := int(tr.progress())
+				switch {
+				case size == 0 || size <= writeSize && tr.isSocket():
+					if moved != 1 {
+						t.Errorf("%d times there was progress, want 1", moved)
+					}
+				case size <= writeSize:
+					if moved != 2 {
+						t.Errorf("%d times there was progress, want 2", moved)
+					}
+				case moved < 2:
+					t.Errorf("%d times there was progress with %d bytes", moved, size)
+				}
+			})
+		}
+		stream := &memStream{}
+		tr := newTransport(stream)
+		if err := tr.write([]byte(head), []byte(tail)); err != nil || stream.out.String() != head+tail {
+			t.Errorf("%d bytes: wrote %d, %v", size, stream.out.Len(), err)
+		}
+		if want := 1 + (size+writeSize-1)/writeSize; stream.writes != want || tr.progress() != uint32(want) {
+			t.Errorf("%d bytes: %d writes, %d times progress, want %d", size, stream.writes, tr.progress(), want)
+		}
+	}
+	tr := newTransport(struct {
+		io.Reader
+		io.Writer
+	}{nil, writeFunc(func(p []byte) (int, error) { return len(p) / 2, nil })})
+	for _, tail := range []string{"", "tail"} {
+		if err := tr.write([]byte(head), []byte(tail)); err != io.ErrShortWrite || tr.progress() != 0 {
+			t.Errorf("a short write returned %v, with progress: %d", err, tr.progress())
+		}
+	}
+}
+
+// A write that does not wait returns what the peer has no room for. The rest can be written
+// later, by one that waits.
+func TestTransportTryWrite(t *testing.T) {
+	tr, peer := socketTransport(t)
+	if rest, err := tr.tryWrite([]byte("abc")); len(rest) > 0 || err != nil {
+		t.Fatalf("%d bytes are left, %v", len(rest), err)
+	}
+	tr.stream().(*net.TCPConn).SetWriteBuffer(1 << 16) // for less than what follows
+	peer.(*net.TCPConn).SetReadBuffer(1 << 16)
+	text := bytes.Repeat(sampleText(1000003, 1), 8)
+	rest, err := tr.tryWrite(text)
+	if err != nil || len(rest) == 0 || len(rest) == len(text) || &rest[len(rest)-1] != &text[len(text)-1] {
+		t.Fatalf("%d of %d bytes are left, %v", len(rest), len(text), err)
+	}
+	before := tr.progress()
+	if again, err := tr.tryWrite(rest[:1000]); err != nil || (len(again) == 1000) != (tr.progress() == before) {
+		t.Fatalf("%d of 1000 bytes are left, %v, with progress: %t", len(again), err, tr.progress() != before)
+	} else {
+		rest = rest[1000-len(again):]
+	}
+	written := goErr(func() error { return tr.write(rest, nil) })
+	got := make([]byte, 3+len(text))
+	_, rerr := io.ReadFull(peer, got)
+	if err := wait(t, written); err != nil || rerr != nil || string(got[:3]) != "abc" || !bytes.Equal(got[3:], text) {
+		t.Errorf("another text has arrived, %v, %v", err, rerr)
+	}
+	peer.Close()
+	tr.close()
+	for _, write := range []func() error{
+		func() error { _, err := tr.tryWrite([]byte("abc")); return err },
+		func() error { return tr.write([]byte("abc"), []byte("d")) },
+		func() error { return tr.write(text, nil) },
+	} {
+		if err := write(); !errors.Is(err, net.ErrClosed) || !strings.HasPrefix(err.Error(), "write") {
+			t.Error("a write to a closed socket returned", err)
+		}
+	}
+}
+
+// deadlines is a stream that keeps its deadlines.
+type deadlines struct {
+	*memStream
+	read, write time.Time
+}
+
+func (d *deadlines) SetReadDeadline(t time.Time) error  { d.read = t; return nil }
+func (d *deadlines) SetWriteDeadline(t time.Time) error { d.write = t; return nil }
+
+// Of the caller's deadline and the limit the earlier one counts. Neither forgets the other.
+func TestTransportDeadlines(t *testing.T) {
+	never, soon, later := time.Time{}, time.Unix(1000, 0), time.Unix(2000, 0)
+	for _, tt := range []struct {
+		caller, limit, want time.Time
+		limited             bool
+	}{
+		{never, never, never, false},
+		{soon, never, soon, false},
+		{never, soon, soon, true},
+		{soon, later, soon, false},
+		{later, soon, soon, true},
+		{soon, soon, soon, false},
+	} {
+		d := new(deadlines)
+		tr := newTransport(d)
+		for _, order := range []string{"caller", "limit", "caller"} {
+			var err error
+			if order == "caller" {
+				err = tr.setReadDeadline(tt.caller)
+			} else if tr.limitRead(tt.limit) {
+				t.Error("limited before the first limit")
+			}
+			if err != nil {
+				t.Error(err)
+			}
+		}
+		if !d.read.Equal(tt.want) {
+			t.Errorf("of %v and %v, %v counts", tt.caller, tt.limit, d.read)
+		}
+		if got := tr.limitRead(never); got != tt.limited || !d.read.Equal(tt.caller) {
+			t.Errorf("of %v and %v, the limit was earlier: %t; then %v counts", tt.caller, tt.limit, got, d.read)
+		}
+		if tr.limitRead(later) {
+			t.Error("limited without a limit")
+		}
+		if err := tr.setWriteDeadline(soon); err != nil || !d.write.Equal(soon) {
+			t.Errorf("the deadline of writes is %v, %v", d.write, err)
+		}
+		if tr.freeDeadlines(); !d.read.IsZero() || !d.write.IsZero() || tr.limitRead(never) {
+			t.Errorf("the deadlines that stay are %v and %v", d.read, d.write)
+		}
+	}
+	tr := newTransport(&memStream{})
+	if err := tr.setReadDeadline(soon); err != os.ErrNoDeadline {
+		t.Error("a stream without deadlines returned", err)
+	}
+	if err := tr.setWriteDeadline(soon); err != os.ErrNoDeadline {
+		t.Error("a stream without deadlines returned", err)
+	}
+}
+
+// A timeout loses no input, and is over with a new deadline.
+func TestTransportTimeout(t *testing.T) {
+	for _, pair := range transportPairs {
+		t.Run(pair.name, func(t *testing.T) {
+			tr, peer := pair.open(t)
+			sent := send(peer, "abc")
+			fillUntil(t, tr, 3)
+			wait(t, sent)
+			for _, past := range []func(){
+				func() { tr.setReadDeadline(time.Unix(1, 0)) },
+				func() { tr.setReadDeadline(time.Time{}); tr.limitRead(time.Unix(1, 0)) },
+			} {
+				past()
+				if err := tr.fill(1); !isTimeout(err) || string(tr.input()) != "abc" || tr.isHeld() {
+					t.Fatalf("the input is %q, %v", tr.input(), err)
+				}
+			}
+			tr.limitRead(time.Time{})
+			sent = send(peer, "def")
+			fillUntil(t, tr, 6)
+			if err := wait(t, sent); err != nil || string(tr.input()) != "abcdef" {
+				t.Errorf("the input is %q, %v", tr.input(), err)
+			}
+		})
+	}
+}
+
+// To linger is to end the output, and to wait until the peer has ended its own.
+func TestTransportLinger(t *testing.T) {
+	tr, peer := transportPairs[1].open(t)
+	if err := tr.write([]byte("last"), nil); err != nil {
+		t.Fatal(err)
+	}
+	lingered := goErr(func() error { tr.linger(); return tr.close() })
+	if p, err := io.ReadAll(peer); string(p) != "last" || err != nil {
+		t.Errorf("the peer has read %q, %v", p, err)
+	}
+	for range 3 {
+		if _, err := peer.Write(make([]byte, 1<<20)); err != nil { // without a reset
+			t.Fatal(err)
+		}
+	}
+	select {
+	case err := <-lingered:
+		t.Error("it did not wait for the peer,", err)
+	default:
+	}
+	peer.Close()
+	if err := wait(t, lingered); err != nil {
+		t.Error(err)
+	}
+
+	tr, peer = transportPairs[0].open(t) // which has no ends of its own
+	tr.linger()
+	if !tr.closes() || tr.close() != nil {
+		t.Error("a pipe cannot be closed")
+	}
+	if _, err := peer.Read(make([]byte, 1)); err != io.EOF {
+		t.Error("the peer of what was closed has read", err)
+	}
+	tr = newTransport(&memStream{})
+	if tr.closes() {
+		t.Error("a stream without Close can be closed")
+	}
+	tr.linger()
+	if tr.localAddr() != (noAddr{}) || tr.remoteAddr() != (noAddr{}) {
+		t.Errorf("the addresses are %v and %v", tr.localAddr(), tr.remoteAddr())
 	}
 }
