@@ -130,16 +130,7 @@ func survey(dir string) (*house, error) {
 			h.uses[user.Filename][used] = use{pos, user.Line, obj.Name(), user.Filename}
 		}
 	}
-	private := make(map[types.Object]string) // the fields of parts, with the names of these
-	for _, part := range parts {
-		if obj := pkg.Scope().Lookup(part); obj != nil {
-			if s, ok := obj.Type().Underlying().(*types.Struct); ok {
-				for f := range s.Fields() {
-					private[f] = part + "." + f.Name()
-				}
-			}
-		}
-	}
+	private := fieldsOfParts(pkg)
 	enter := func(pos token.Pos, field types.Object) {
 		user := fset.Position(pos)
 		if name := private[field]; name != "" && user.Filename != fset.Position(field.Pos()).Filename {
@@ -150,24 +141,7 @@ func survey(dir string) (*house, error) {
 		add(id.Pos(), obj)
 		enter(id.Pos(), obj)
 	}
-	for x, tv := range info.Types { // a literal without keys names no field, but sets all
-		lit, ok := x.(*ast.CompositeLit)
-		if !ok || len(lit.Elts) == 0 {
-			continue
-		}
-		if _, keyed := lit.Elts[0].(*ast.KeyValueExpr); keyed {
-			continue
-		}
-		t := tv.Type
-		if p, ok := t.Underlying().(*types.Pointer); ok { // of {} for &T{}
-			t = p.Elem()
-		}
-		if s, ok := t.Underlying().(*types.Struct); ok {
-			for i, e := range lit.Elts {
-				enter(e.Pos(), s.Field(i))
-			}
-		}
-	}
+	setByPosition(info, enter)
 	for sel, s := range info.Selections { // with the embedded fields that lead to a promoted one
 		t := s.Recv()
 		for _, i := range s.Index()[:len(s.Index())-1] {
@@ -189,6 +163,42 @@ func survey(dir string) (*house, error) {
 		}
 	}
 	return h, nil
+}
+
+// fieldsOfParts returns the fields of the parts, with the names of both.
+func fieldsOfParts(pkg *types.Package) map[types.Object]string {
+	names := make(map[types.Object]string)
+	for _, part := range parts {
+		if obj := pkg.Scope().Lookup(part); obj != nil {
+			if s, ok := obj.Type().Underlying().(*types.Struct); ok {
+				for f := range s.Fields() {
+					names[f] = part + "." + f.Name()
+				}
+			}
+		}
+	}
+	return names
+}
+
+// setByPosition calls f with the fields that literals without keys set, which do not name them.
+func setByPosition(info *types.Info, f func(token.Pos, types.Object)) {
+	for x, tv := range info.Types {
+		lit, ok := x.(*ast.CompositeLit)
+		if !ok {
+			continue
+		}
+		t := tv.Type
+		if p, ok := t.Underlying().(*types.Pointer); ok { // of {} for &T{}
+			t = p.Elem()
+		}
+		if s, ok := t.Underlying().(*types.Struct); ok {
+			for i, e := range lit.Elts {
+				if _, keyed := e.(*ast.KeyValueExpr); !keyed {
+					f(e.Pos(), s.Field(i))
+				}
+			}
+		}
+	}
 }
 
 // countLines returns how many lines of src hold code.
