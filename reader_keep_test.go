@@ -58,6 +58,9 @@ func TestReaderInflate(t *testing.T) {
 						t.Fatalf("%d bytes with room for %d became %d, %v", len(text), room, len(got), err)
 					}
 				}
+				if history := string(f.r.unpack.history); history != text+text {
+					t.Fatalf("%d bytes are known after two messages of %d", len(history), len(text))
+				}
 				long := newPeerDeflater(9).message(strings.Repeat("x", 3001))
 				before := string(dst)
 				if got, err := f.r.inflate(dst, []byte(long), buf); err == nil || string(got) != before {
