@@ -43,7 +43,10 @@ func (r *reader) speak(hixie bool, u *unpacker) {
 func (r *reader) next(in []byte) (piece, int, error) {
 	p, n, err := r.dec.next(in)
 	if n > 0 && err == nil && (p.opcode == opText || p.opcode == opBinary) {
-		r.typ, r.packed, r.end, r.chunk = MessageType(p.opcode), p.compressed, p.end, p.payload
+		r.typ, r.packed, r.end = MessageType(p.opcode), p.compressed, p.end
+		if len(p.payload) > 0 { // or else chunk would hold the input buffer
+			r.chunk = p.payload
+		}
 	}
 	return p, n, err
 }
@@ -130,7 +133,7 @@ func (r *reader) takeEnd() bool {
 func (r *reader) putBack(p []byte) { r.chunk, r.kept = p, true }
 
 // direct returns how many bytes of payload come next, if these are least or more: they may be
-// read to where they are wanted, and then given to direct.
+// read to where they are wanted, and then given to directed.
 func (r *reader) direct(least int) uint64 {
 	if r.dec.kind != payload || r.dec.left < uint64(least) {
 		return 0

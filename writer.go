@@ -251,7 +251,8 @@ func (w *writer) unqueue(sendable bool) bool {
 // the reader write some.
 func (w *writer) replies() (held, crowded bool) { return w.held, w.crowded }
 
-// waiting returns how many bytes have not been written.
+// waiting returns how many bytes have not been written, apart from the payload of a large message,
+// which somebody waits for.
 func (w *writer) waiting() int {
 	n := w.sending
 	for _, o := range []*output{w.out, w.queue} {
