@@ -222,11 +222,6 @@ func (m *walkModel) closeNow() {
 
 func (m *walkModel) timeout() {
 	switch {
-	case m.begun && m.failed && m.serves:
-		// By the documentation this is os.ErrDeadlineExceeded, too, but after a close frame that
-		// could not be written, CloseWith returns nil if Serve reads. It is as in "broken writes,
-		// CloseWith 4001, CloseTimeout": the Close of Serve makes the first call forget that it waits.
-		m.shut(errWhatever)
 	case m.begun:
 		m.shut(os.ErrDeadlineExceeded)
 	}

@@ -128,7 +128,7 @@ func (e *ending) begin(err *CloseError, framed bool) (send, hopeless bool) {
 	if e.closer == noCloser {
 		e.closer = methodCloses
 	}
-	e.asked = !hopeless && (e.asked || e.writable() == nil && e.readErr == nil)
+	e.asked = e.asked || !hopeless && e.writable() == nil && e.readErr == nil
 	if e.asked && e.phase == phaseOpen {
 		e.phase = phaseClosing
 	}

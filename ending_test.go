@@ -115,7 +115,7 @@ func TestEndingBegin(t *testing.T) {
 		{"reset by the peer", func(e *ending) { e.stopReads(endingReset) }, true, false, true, false, endingByUs},
 		{"reset by the peer, and wrapped", func(e *ending) { e.stopReads(fmt.Errorf("read: %w", endingReset)) }, true, false, true, false, endingByUs},
 		{"a write has failed", func(e *ending) { e.breakWrites(errBroken) }, true, false, true, false, errBroken},
-		{"begun, and then a write has failed", func(e *ending) { e.begin(endingByUs, true); e.breakWrites(errBroken) }, true, false, true, false, endingByUs},
+		{"begun, and then a write has failed", func(e *ending) { e.begin(endingByUs, true); e.breakWrites(errBroken) }, true, false, true, true, endingByUs},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			var e ending
