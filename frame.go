@@ -51,7 +51,7 @@ func PutFrame(w io.Writer, p []byte) error {
 	if !utf8.Valid(p) {
 		return errNotUTF8
 	}
-	out := outputs.Get().(*output)
+	out := newOutput()
 	defer out.free()
 	out.b = appendFrame(out.b, finBit|opText, p, false)
 	return writeFull(w, out.b)
@@ -277,41 +277,26 @@ const (
 	CloseTryAgainLater   CloseCode = 1013
 )
 
-// String returns the number and, where the standard has one, the name.
-func (c CloseCode) String() string {
-	var name string
-	switch c {
-	case CloseNormal:
-		name = " (normal closure)"
-	case CloseGoingAway:
-		name = " (going away)"
-	case CloseProtocolError:
-		name = " (protocol error)"
-	case CloseUnsupportedData:
-		name = " (unsupported data)"
-	case CloseNoStatus:
-		name = " (no status)"
-	case CloseInvalidPayload:
-		name = " (invalid payload)"
-	case ClosePolicyViolation:
-		name = " (policy violation)"
-	case CloseMessageTooBig:
-		name = " (message too big)"
-	case CloseInternalError:
-		name = " (internal error)"
-	case CloseTryAgainLater:
-		name = " (try again later)"
-	}
-	return strconv.Itoa(int(c)) + name
+var closeNames = map[CloseCode]string{
+	CloseNormal:          " (normal closure)",
+	CloseGoingAway:       " (going away)",
+	CloseProtocolError:   " (protocol error)",
+	CloseUnsupportedData: " (unsupported data)",
+	CloseNoStatus:        " (no status)",
+	CloseInvalidPayload:  " (invalid payload)",
+	ClosePolicyViolation: " (policy violation)",
+	CloseMessageTooBig:   " (message too big)",
+	CloseInternalError:   " (internal error)",
+	CloseTryAgainLater:   " (try again later)",
 }
+
+// String returns the number and, where the standard has one, the name.
+func (c CloseCode) String() string { return strconv.Itoa(int(c)) + closeNames[c] }
 
 // sendable reports whether a close frame may hold the code (RFC 6455, section
 // 7.4, and the registry of section 11.7).
 func (c CloseCode) sendable() bool {
-	if c >= 1000 && c <= 1014 {
-		return c != 1004 && c != 1005 && c != 1006
-	}
-	return c >= 3000 && c <= 4999
+	return 1000 <= c && c <= 1003 || 1007 <= c && c <= 1014 || 3000 <= c && c <= 4999
 }
 
 // A CloseError says how a connection was closed: by a close frame from either
