@@ -1,8 +1,10 @@
 package websocket
 
 import (
+	"cmp"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 )
 
@@ -18,13 +20,9 @@ func checkOrigin(patterns []string, req *Request) error {
 	if req.Secure {
 		own = "https://"
 	}
-	if req.Origin == "" || matchOrigin(own+req.Host, req.Origin, false) {
+	if req.Origin == "" || matchOrigin(own+req.Host, req.Origin, false) ||
+		slices.ContainsFunc(patterns, func(p string) bool { return matchOrigin(p, req.Origin, true) }) {
 		return nil
-	}
-	for _, pattern := range patterns {
-		if matchOrigin(pattern, req.Origin, true) {
-			return nil
-		}
 	}
 	return &HandshakeError{Status: http.StatusForbidden, Field: "Origin", Reason: "pages of this origin may not connect"}
 }
@@ -47,6 +45,8 @@ func matchOrigin(pattern, origin string, wild bool) bool {
 	return len(host) > len(before)+len(after) && strings.HasPrefix(host, before) && strings.HasSuffix(host, after)
 }
 
+var defaultPorts = map[string]string{"http": "80", "https": "443"}
+
 // splitOrigin splits an origin (RFC 6454, section 6.2), or a pattern for some, into its
 // scheme, host and port, and reports whether it is one.
 func splitOrigin(s string) (scheme, host, port string, ok bool) {
@@ -55,14 +55,7 @@ func splitOrigin(s string) (scheme, host, port string, ok bool) {
 	if i := strings.LastIndexByte(host, ':'); i > strings.LastIndexByte(host, ']') {
 		host, port = host[:i], host[i+1:]
 	}
-	if port == "" {
-		switch scheme {
-		case "http":
-			port = "80"
-		case "https":
-			port = "443"
-		}
-	}
+	port = cmp.Or(port, defaultPorts[scheme])
 	name := host
 	if strings.HasPrefix(host, "[") && strings.HasSuffix(host, "]") { // an IPv6 address
 		name = strings.Trim(strings.ReplaceAll(host, ":", "."), "[]")
