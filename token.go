@@ -31,11 +31,9 @@ func CreateToken(req *Request) []byte {
 		if err1 != nil || err2 != nil || len(req.Token) != tokenSize {
 			return nil
 		}
-		var challenge [16]byte
-		binary.BigEndian.PutUint32(challenge[0:], n1)
-		binary.BigEndian.PutUint32(challenge[4:], n2)
-		copy(challenge[8:], req.Token)
-		sum := md5.Sum(challenge[:])
+		challenge := binary.BigEndian.AppendUint32(make([]byte, 0, 16), n1)
+		challenge = binary.BigEndian.AppendUint32(challenge, n2)
+		sum := md5.Sum(append(challenge, req.Token...))
 		return sum[:]
 	}
 	return nil
