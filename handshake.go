@@ -65,17 +65,18 @@ func PutRefusal(w io.Writer, status int, reason string) error {
 	if status < 400 || status > 599 {
 		return fmt.Errorf("websocket: %d is no HTTP status for a refusal", status)
 	}
-	response := fmt.Appendf(nil, "HTTP/1.1 %d %s\r\n", status, cmp.Or(http.StatusText(status), "Refused"))
+	fields := ""
 	switch status {
 	case http.StatusMethodNotAllowed: // RFC 9110, section 15.5.6
-		response = append(response, "Allow: GET\r\n"...)
+		fields = "Allow: GET\r\n"
 	case http.StatusUpgradeRequired: // RFC 9110, section 15.5.22, and RFC 6455, section 4.2.2
-		response = append(response, "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"...)
+		fields = "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
 	}
-	response = fmt.Appendf(response, "Connection: close\r\n"+
+	response := fmt.Appendf(nil, "HTTP/1.1 %d %s\r\n%sConnection: close\r\n"+
 		"Content-Type: text/plain; charset=utf-8\r\n"+
 		"X-Content-Type-Options: nosniff\r\n"+
-		"Content-Length: %d\r\n\r\n%s\n", len(reason)+1, reason)
+		"Content-Length: %d\r\n\r\n%s\n",
+		status, cmp.Or(http.StatusText(status), "Refused"), fields, len(reason)+1, reason)
 	if c, ok := w.(*Conn); ok {
 		return c.refuse(status, reason, response)
 	}
@@ -98,46 +99,34 @@ func createResponse(req *Request, fields []byte) []byte {
 	token := CreateToken(req)
 	b := make([]byte, 0, 512)
 	if req.Version == RFC6455 {
-		b = append(b, "HTTP/1.1 101 Switching Protocols\r\n"+
-			"Upgrade: websocket\r\n"+
-			"Connection: Upgrade\r\n"+
-			"Sec-WebSocket-Accept: "...)
-		b = append(b, token...)
-		b = appendProtocol(b, req.Protocol)
-		if req.Extensions != "" {
-			b = append(append(b, "\r\nSec-WebSocket-Extensions: "...), req.Extensions...)
+		b = append(b, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"...)
+		b = appendField(b, "Sec-WebSocket-Accept: ", string(token))
+		token = nil
+	} else {
+		scheme := "ws://"
+		if req.Secure {
+			scheme = "wss://"
 		}
-		b = append(b, "\r\n"...)
-		b = append(b, fields...)
-		return append(b, "\r\n"...)
+		b = append(b, "HTTP/1.1 101 WebSocket Protocol Handshake\r\nUpgrade: WebSocket\r\nConnection: Upgrade\r\n"...)
+		b = appendField(b, "Sec-WebSocket-Origin: ", req.Origin)
+		b = appendField(b, "Sec-WebSocket-Location: ", scheme, req.Host, req.Path)
 	}
-	scheme := "ws://"
-	if req.Secure {
-		scheme = "wss://"
-	}
-	b = append(b, "HTTP/1.1 101 WebSocket Protocol Handshake\r\n"+
-		"Upgrade: WebSocket\r\n"+
-		"Connection: Upgrade\r\n"+
-		"Sec-WebSocket-Origin: "...)
-	b = append(b, req.Origin...)
-	b = append(b, "\r\nSec-WebSocket-Location: "...)
-	b = append(b, scheme...)
-	b = append(b, req.Host...)
-	b = append(b, req.Path...)
-	b = appendProtocol(b, req.Protocol)
-	b = append(b, "\r\n"...)
-	b = append(b, fields...)
-	b = append(b, "\r\n"...)
-	return append(b, token...)
+	b = appendField(b, "Sec-WebSocket-Protocol: ", req.Protocol)
+	b = appendField(b, "Sec-WebSocket-Extensions: ", req.Extensions)
+	b = append(append(b, fields...), "\r\n"...)
+	return append(b, token...) // of hixie-76
 }
 
-// appendProtocol appends the field for the subprotocol, if there is one,
-// behind the CR LF that it begins with.
-func appendProtocol(b []byte, protocol string) []byte {
-	if protocol == "" {
+// appendField appends a field, unless its value, which may come in parts, is empty.
+func appendField(b []byte, name string, value ...string) []byte {
+	if value[0] == "" {
 		return b
 	}
-	return append(append(b, "\r\nSec-WebSocket-Protocol: "...), protocol...)
+	b = append(b, name...)
+	for _, part := range value {
+		b = append(b, part...)
+	}
+	return append(b, "\r\n"...)
 }
 
 // accept writes a response and lets c speak as it says. It calls opened, if that is not nil,
@@ -210,17 +199,14 @@ func (c *Conn) readRequest() (*Request, error) {
 // scanRequest reads a request until it is whole.
 func (c *Conn) scanRequest() (*Request, error) {
 	var scan headScanner
-	for {
-		missing, err := scan.scan(c.t.input())
-		if err != nil {
-			return nil, err
+	missing, err := scan.scan(c.t.input())
+	for err == nil && missing > 0 {
+		if _, err = c.fill(missing, nil); err == nil {
+			missing, err = scan.scan(c.t.input())
 		}
-		if missing == 0 {
-			break
-		}
-		if _, err := c.fill(missing, nil); err != nil {
-			return nil, err
-		}
+	}
+	if err != nil {
+		return nil, err
 	}
 	req, err := parseHead(string(c.t.input()[:scan.n]))
 	if err != nil {
