@@ -205,9 +205,6 @@ func (p deflateParams) answers(offer deflateParams) bool {
 // chooseExtensions returns a server's Sec-WebSocket-Extensions: the answer to the first
 // offer of permessage-deflate that is valid, or an empty string.
 func (d *Deflate) chooseExtensions(header http.Header) (string, error) {
-	if d == nil {
-		return "", nil
-	}
 	if err := d.check(); err != nil {
 		return "", &HandshakeError{Status: http.StatusInternalServerError, Reason: "the server's options for compression are not valid", err: err}
 	}

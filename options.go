@@ -124,19 +124,5 @@ func (o *Options) closeLimit() time.Duration {
 
 // queueLimit returns how many bytes of messages may wait for a client.
 func (o *Options) queueLimit() int {
-	if o.MaxQueue > 0 {
-		return o.MaxQueue
-	}
-	return maxQueue
-}
-
-// chooseProtocol returns the first of the server's subprotocols that the client
-// offers, or an empty string.
-func (o *Options) chooseProtocol(offered []string) string {
-	for _, p := range o.Protocols {
-		if slices.Contains(offered, p) {
-			return p
-		}
-	}
-	return ""
+	return cmp.Or(max(0, o.MaxQueue), maxQueue)
 }

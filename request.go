@@ -108,14 +108,22 @@ func GetRequest(r io.Reader) (*Request, error) {
 		return nil, err
 	}
 	_, req.Secure = r.(interface{ ConnectionState() tls.ConnectionState })
-	req.Protocol = c.opts.chooseProtocol(req.Protocols)
-	if req.Version == RFC6455 {
-		req.Extensions, err = c.opts.Deflate.chooseExtensions(req.Header)
-	}
-	if err != nil {
+	if err := req.choose(c.opts); err != nil {
 		return nil, err
 	}
 	return req, nil
+}
+
+// choose sets what a server with the options answers: the first of its subprotocols that the
+// client offers, and extensions.
+func (r *Request) choose(o *Options) (err error) {
+	if i := slices.IndexFunc(o.Protocols, func(p string) bool { return slices.Contains(r.Protocols, p) }); i >= 0 {
+		r.Protocol = o.Protocols[i]
+	}
+	if r.Version == RFC6455 && o.Deflate != nil {
+		r.Extensions, err = o.Deflate.chooseExtensions(r.Header)
+	}
+	return err
 }
 
 // A headScanner finds the end of a request head. It rejects an invalid head at the first

@@ -167,11 +167,8 @@ func requestOf(r *http.Request, o *Options) (*Request, error) {
 		return nil, &HandshakeError{Status: http.StatusHTTPVersionNotSupported, Reason: "the HTTP version is not 1.1"}
 	}
 	req.Secure = r.TLS != nil
-	req.Protocol = o.chooseProtocol(req.Protocols)
-	if req.Version == RFC6455 {
-		if req.Extensions, err = o.Deflate.chooseExtensions(req.Header); err != nil {
-			return nil, err
-		}
+	if err := req.choose(o); err != nil {
+		return nil, err
 	}
 	if r.ProtoMajor > 1 {
 		return req, req.checkText()
