@@ -1,9 +1,11 @@
 package websocket
 
 import (
+	"cmp"
 	"compress/flate"
 	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -66,10 +68,7 @@ func (d *Deflate) threshold(takeover bool) int {
 }
 
 func (d *Deflate) windowBits() int {
-	if d.WindowBits == 0 {
-		return maxWindowBits
-	}
-	return d.WindowBits
+	return cmp.Or(d.WindowBits, maxWindowBits)
 }
 
 // check reports what is wrong with the options.
@@ -83,22 +82,28 @@ func (d *Deflate) check() error {
 	return nil
 }
 
-// Names of the extension and its parameters (RFC 7692, section 7).
+// The name of the extension, and below those of its parameters (RFC 7692, section 7).
+const deflateName = "permessage-deflate"
+
+// deflateParams are the parameters of an offer or of a response, in the order of deflateNames.
+// A value is 0 for one that is absent, and noValue for one without a value.
+type deflateParams [4]int
+
 const (
-	deflateName      = "permessage-deflate"
-	serverNoTakeover = "server_no_context_takeover"
-	clientNoTakeover = "client_no_context_takeover"
-	serverWindowBits = "server_max_window_bits"
-	clientWindowBits = "client_max_window_bits"
+	serverReset = iota // no context takeover
+	clientReset
+	serverBits
+	clientBits
 )
 
-// deflateParams are the parameters of an offer or of a response.
-type deflateParams struct {
-	serverReset, clientReset bool // no context takeover
-	serverBits, clientBits   int  // 0: absent, anyBits: without a value
-}
+const noValue = maxWindowBits + 1
 
-const anyBits = 16
+var deflateNames = [...]string{
+	serverReset: "server_no_context_takeover",
+	clientReset: "client_no_context_takeover",
+	serverBits:  "server_max_window_bits",
+	clientBits:  "client_max_window_bits",
+}
 
 // parseDeflate parses an element of Sec-WebSocket-Extensions and reports whether it is a
 // valid offer (RFC 7692, section 7.1), of permessage-deflate, or a valid response.
@@ -107,40 +112,20 @@ func parseDeflate(e extension, response bool) (p deflateParams, ok bool) {
 		return p, false
 	}
 	for _, param := range e.params {
-		var flag *bool
-		var bits *int
-		name := strings.ToLower(param.name)
-		switch name {
-		case serverNoTakeover:
-			flag = &p.serverReset
-		case clientNoTakeover:
-			flag = &p.clientReset
-		case serverWindowBits:
-			bits = &p.serverBits
-		case clientWindowBits:
-			bits = &p.clientBits
-		default:
+		i := slices.Index(deflateNames[:], strings.ToLower(param.name))
+		if i < 0 || p[i] != 0 {
 			return p, false
 		}
+		hasBits := i == serverBits || i == clientBits
+		optional := i == clientBits && !response
+		n, err := strconv.Atoi(param.value)
 		switch {
-		case flag != nil:
-			if *flag || param.hasValue {
-				return p, false
-			}
-			*flag = true
-		case *bits != 0:
-			return p, false
-		case !param.hasValue:
-			if response || name == serverWindowBits {
-				return p, false
-			}
-			*bits = anyBits
+		case !param.hasValue && (!hasBits || optional):
+			p[i] = noValue
+		case hasBits && err == nil && 8 <= n && n <= maxWindowBits && strconv.Itoa(n) == param.value:
+			p[i] = n
 		default:
-			n, err := strconv.Atoi(param.value)
-			if err != nil || n < 8 || n > maxWindowBits || strconv.Itoa(n) != param.value {
-				return p, false
-			}
-			*bits = n
+			return p, false
 		}
 	}
 	return p, true
@@ -149,57 +134,47 @@ func parseDeflate(e extension, response bool) (p deflateParams, ok bool) {
 // String returns the element of Sec-WebSocket-Extensions.
 func (p deflateParams) String() string {
 	s := deflateName
-	if p.serverReset {
-		s += "; " + serverNoTakeover
-	}
-	if p.clientReset {
-		s += "; " + clientNoTakeover
-	}
-	if p.serverBits != 0 {
-		s += "; " + serverWindowBits + "=" + strconv.Itoa(p.serverBits)
-	}
-	if p.clientBits != 0 {
-		s += "; " + clientWindowBits
-		if p.clientBits != anyBits {
-			s += "=" + strconv.Itoa(p.clientBits)
+	for i, n := range p {
+		if n != 0 {
+			s += "; " + deflateNames[i]
+		}
+		if n != 0 && n != noValue {
+			s += "=" + strconv.Itoa(n)
 		}
 	}
 	return s
 }
 
 // offer returns what a client offers.
-func (d *Deflate) offer() deflateParams {
-	p := deflateParams{serverReset: !d.ContextTakeover, clientReset: !d.ContextTakeover, clientBits: anyBits}
+func (d *Deflate) offer() (p deflateParams) {
+	if !d.ContextTakeover {
+		p[serverReset], p[clientReset] = noValue, noValue
+	}
+	p[clientBits] = noValue
 	if bits := d.windowBits(); bits < maxWindowBits {
-		p.serverBits, p.clientBits = bits, bits
+		p[serverBits], p[clientBits] = bits, bits
 	}
 	return p
 }
 
 // answer returns a server's response to an offer.
 func (d *Deflate) answer(offer deflateParams) deflateParams {
-	p := deflateParams{
-		serverReset: offer.serverReset || !d.ContextTakeover,
-		clientReset: offer.clientReset || !d.ContextTakeover,
+	p := d.offer()
+	p[serverReset] = max(p[serverReset], offer[serverReset])
+	p[clientReset] = max(p[clientReset], offer[clientReset])
+	if bits := offer[serverBits]; bits != 0 {
+		p[serverBits] = min(bits, d.windowBits())
 	}
-	bits := d.windowBits()
-	if offer.serverBits != 0 || bits < maxWindowBits {
-		p.serverBits = bits
-		if offer.serverBits != 0 {
-			p.serverBits = min(bits, offer.serverBits)
-		}
-	}
-	if n := min(bits, offer.clientBits); n != 0 && (n < maxWindowBits || offer.clientBits == n) {
-		p.clientBits = n
+	if p[clientBits] = min(p[clientBits], offer[clientBits]); p[clientBits] == noValue {
+		p[clientBits] = 0
 	}
 	return p
 }
 
 // answers reports whether p is a response that the offer allows.
 func (p deflateParams) answers(offer deflateParams) bool {
-	return (p.serverReset || !offer.serverReset) &&
-		(offer.serverBits == 0 || 0 < p.serverBits && p.serverBits <= offer.serverBits) &&
-		p.clientBits <= offer.clientBits
+	return p[serverReset] >= offer[serverReset] && p[clientBits] <= offer[clientBits] &&
+		(offer[serverBits] == 0 || 0 < p[serverBits] && p[serverBits] <= offer[serverBits])
 }
 
 // chooseExtensions returns a server's Sec-WebSocket-Extensions: the answer to the first
@@ -218,31 +193,4 @@ func (d *Deflate) chooseExtensions(header http.Header) (string, error) {
 		}
 	}
 	return "", nil
-}
-
-// checkExtensions reports whether a client that has sent these fields can be answered with
-// extensions, and returns their parameters if there are any.
-func checkExtensions(extensions string, header http.Header) (p *deflateParams, err error) {
-	if extensions == "" {
-		return nil, nil
-	}
-	bad := badRequest("Sec-WebSocket-Extensions", "does not offer what the response has")
-	answers, err := parseExtensions([]string{extensions})
-	if err != nil || len(answers) != 1 {
-		return nil, bad
-	}
-	answer, ok := parseDeflate(answers[0], true)
-	if !ok {
-		return nil, bad
-	}
-	offers, err := parseExtensions(header["Sec-Websocket-Extensions"])
-	if err != nil {
-		return nil, err
-	}
-	for _, e := range offers {
-		if offer, ok := parseDeflate(e, false); ok && answer.answers(offer) {
-			return &answer, nil
-		}
-	}
-	return nil, bad
 }

@@ -1,6 +1,7 @@
 package websocket
 
 import (
+	"cmp"
 	"compress/flate"
 	"errors"
 	"io"
@@ -25,17 +26,10 @@ func newDeflation(d *Deflate, p deflateParams, client bool) (*deflater, *unpacke
 	if d == nil {
 		d = new(Deflate)
 	}
-	server := window{takeover: !p.serverReset, bits: maxWindowBits}
-	if p.serverBits != 0 {
-		server.bits = p.serverBits
-	}
-	other := window{takeover: !p.clientReset, bits: maxWindowBits}
-	if p.clientBits != 0 {
-		other.bits = p.clientBits
-	}
-	send, recv := server, other
+	send := window{takeover: p[serverReset] == 0, bits: cmp.Or(p[serverBits], maxWindowBits)}
+	recv := window{takeover: p[clientReset] == 0, bits: cmp.Or(p[clientBits], maxWindowBits)}
 	if client {
-		send, recv = other, server
+		send, recv = recv, send
 	}
 	send.takeover = send.takeover && d.ContextTakeover
 	send.bits = min(send.bits, d.windowBits())

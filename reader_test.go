@@ -24,7 +24,7 @@ type feed struct {
 func newFeed(client, hixie, takeover bool, limit uint64) *feed {
 	f := &feed{r: new(reader)}
 	f.r.init(client, limit)
-	_, u := newDeflation(nil, deflateParams{serverReset: !takeover, clientReset: !takeover}, client)
+	_, u := newDeflation(nil, paramsWith(takeover), client)
 	if hixie {
 		u = nil
 	}

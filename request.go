@@ -385,12 +385,30 @@ func (r *Request) check() error {
 	return err
 }
 
-// checkExtensions is check for the extensions, and returns their parameters.
+// checkExtensions is check for the extensions, and returns their parameters if there are any.
 func (r *Request) checkExtensions() (*deflateParams, error) {
-	if r.Extensions != "" && r.Version != RFC6455 {
-		return nil, badRequest("Sec-WebSocket-Extensions", "does not offer what the response has")
+	if r.Extensions == "" {
+		return nil, nil
 	}
-	return checkExtensions(r.Extensions, r.Header)
+	bad := badRequest("Sec-WebSocket-Extensions", "does not offer what the response has")
+	answers, err := parseExtensions([]string{r.Extensions})
+	if err != nil || len(answers) != 1 || r.Version != RFC6455 {
+		return nil, bad
+	}
+	answer, ok := parseDeflate(answers[0], true)
+	if !ok {
+		return nil, bad
+	}
+	offers, err := parseExtensions(r.Header["Sec-Websocket-Extensions"])
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range offers {
+		if offer, ok := parseDeflate(e, false); ok && answer.answers(offer) {
+			return &answer, nil
+		}
+	}
+	return nil, bad
 }
 
 // checkText is check for what requests of all kinds have.

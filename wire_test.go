@@ -58,8 +58,17 @@ const (
 // packedConn returns a Conn that has agreed on compression.
 func packedConn(rw io.ReadWriter, o *Options, client, takeover bool) *Conn {
 	c := newConn(rw, o, client)
-	c.speak(RFC6455, &deflateParams{serverReset: !takeover, clientReset: !takeover})
+	p := paramsWith(takeover)
+	c.speak(RFC6455, &p)
 	return c
+}
+
+// paramsWith returns parameters with or without context takeover on both sides.
+func paramsWith(takeover bool) (p deflateParams) {
+	if !takeover {
+		p[serverReset], p[clientReset] = noValue, noValue
+	}
+	return p
 }
 
 // A peerDeflater compresses the messages of a peer that lets them refer to each other.
