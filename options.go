@@ -94,21 +94,17 @@ func (o *Options) clone() *Options {
 	o2.Origins = slices.Clone(o.Origins)
 	o2.Header = o.Header.Clone()
 	if o.Deflate != nil {
-		d := *o.Deflate
-		o2.Deflate = &d
+		o2.Deflate = new(*o.Deflate)
 	}
 	return &o2
 }
 
 // messageLimit returns how many bytes a message may have.
 func (o *Options) messageLimit() uint64 {
-	switch {
-	case o.MaxMessage > 0:
-		return uint64(o.MaxMessage)
-	case o.MaxMessage < 0:
+	if o.MaxMessage < 0 {
 		return math.MaxInt64
 	}
-	return maxMessage
+	return uint64(cmp.Or(o.MaxMessage, maxMessage))
 }
 
 // handshakeLimit returns how long an opening handshake may take; it is negative if there is no
