@@ -147,21 +147,16 @@ const (
 // scan looks at the input behind what was scanned before, up to the end of the head. It returns
 // the least number of bytes that can complete the head.
 func (s *headScanner) scan(in []byte) (missing int, err error) {
-	err = s.scanBytes(in[s.n:])
-	return int(headEnd - s.state), err
-}
-
-func (s *headScanner) scanBytes(b []byte) error {
 	const method = "GET "
-	for _, c := range b {
+	for _, c := range in[s.n:] {
 		if s.n == maxHead {
-			return &HandshakeError{Status: http.StatusRequestHeaderFieldsTooLarge, Reason: "the head is larger than 8 KiB"}
+			return 0, &HandshakeError{Status: http.StatusRequestHeaderFieldsTooLarge, Reason: "the head is larger than 8 KiB"}
 		}
 		if s.n < len(method) && c != method[s.n] {
 			if 'A' <= c && c <= 'Z' || s.n > 0 && c == ' ' {
-				return &HandshakeError{Status: http.StatusMethodNotAllowed, Reason: "the method is not GET"}
+				return 0, &HandshakeError{Status: http.StatusMethodNotAllowed, Reason: "the method is not GET"}
 			}
-			return badRequest("", "not an HTTP request")
+			return 0, badRequest("", "not an HTTP request")
 		}
 		s.n++
 		switch {
@@ -173,22 +168,22 @@ func (s *headScanner) scanBytes(b []byte) error {
 		case c == '\n' && s.state == afterCR:
 			s.state = lineStart
 			if s.lines++; s.lines > 1+maxFields {
-				return &HandshakeError{Status: http.StatusRequestHeaderFieldsTooLarge, Reason: "the head has more than 100 fields"}
+				return 0, &HandshakeError{Status: http.StatusRequestHeaderFieldsTooLarge, Reason: "the head has more than 100 fields"}
 			}
 		case c == '\n' && s.state == afterEndCR:
 			s.state = headEnd
-			return nil
+			return 0, nil
 		case s.state == afterCR || s.state == afterEndCR:
-			return badRequest("", "the head has a CR without LF")
+			return 0, badRequest("", "the head has a CR without LF")
 		case s.state == lineStart && (c == ' ' || c == '\t'):
-			return badRequest("", "the head has a folded line") // RFC 9112, section 5.2
+			return 0, badRequest("", "the head has a folded line") // RFC 9112, section 5.2
 		case c < ' ' && c != '\t' || c == 0x7f:
-			return badRequest("", "the head has a control character")
+			return 0, badRequest("", "the head has a control character")
 		default:
 			s.state = inLine
 		}
 	}
-	return nil
+	return int(headEnd - s.state), nil
 }
 
 // parseHead parses and checks a complete request head. What follows the head,
