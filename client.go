@@ -219,14 +219,14 @@ func (h *headReader) Read(p []byte) (int, error) {
 // newClientRequest returns a client's opening handshake, as net/http sends it and as
 // Conn.Request returns it (RFC 6455, section 4.1).
 func (o *Options) newClientRequest(rawURL string) (*http.Request, *Request, error) {
-	u, err := url.Parse(rawURL)
+	r, err := http.NewRequest(http.MethodGet, rawURL, nil)
 	if bad, ok := errors.AsType[*url.Error](err); ok {
 		err = bad.Err // without the URL, which may hold a password
 	}
 	if err != nil {
 		return nil, nil, fmt.Errorf("websocket: the URL is not valid: %w", err)
 	}
-	shown := u.Redacted()
+	u, shown := r.URL, r.URL.Redacted()
 	switch {
 	case !httpScheme(u):
 		return nil, nil, fmt.Errorf("websocket: the scheme of %q is neither ws nor wss", shown)
@@ -235,13 +235,9 @@ func (o *Options) newClientRequest(rawURL string) (*http.Request, *Request, erro
 	case strings.Contains(rawURL, "#"): // RFC 6455, section 3
 		return nil, nil, fmt.Errorf("websocket: the URL %q has a fragment", shown)
 	}
-	r, err := http.NewRequest(http.MethodGet, u.String(), nil)
-	if err != nil {
-		return nil, nil, fmt.Errorf("websocket: the URL is not valid: %w", err)
-	}
 	for name, values := range o.Header {
 		name = http.CanonicalHeaderKey(name)
-		if !isToken(name) || hopFields[name] || name == "Sec-Websocket-Key" {
+		if !isToken(name) || slices.Contains(hopFields, name) || name == "Sec-Websocket-Key" {
 			return nil, nil, fmt.Errorf("websocket: Options.Header must not have the field %q", name)
 		}
 		for _, v := range values {

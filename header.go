@@ -1,6 +1,7 @@
 package websocket
 
 import (
+	"cmp"
 	"encoding/base64"
 	"errors"
 	"math"
@@ -20,24 +21,19 @@ const (
 // single returns the value of a field that a head may have only once, or an
 // empty string.
 func single(h http.Header, name string) (string, error) {
-	switch v := h[name]; len(v) {
-	case 0:
-		return "", nil
-	case 1:
-		return v[0], nil
-	default:
+	values := h[name]
+	if len(values) > 1 {
 		return "", badRequest(strings.Replace(name, "Websocket", "WebSocket", 1), "is repeated")
 	}
+	return cmp.Or(values...), nil
 }
 
 // hasToken reports whether one of the comma-separated lists holds token, in
 // whatever case.
 func hasToken(lists []string, token string) bool {
-	for _, list := range lists {
-		for t := range strings.SplitSeq(list, ",") {
-			if strings.EqualFold(strings.Trim(t, " \t"), token) {
-				return true
-			}
+	for t := range strings.SplitSeq(strings.Join(lists, ","), ",") {
+		if strings.EqualFold(strings.Trim(t, " \t"), token) {
+			return true
 		}
 	}
 	return false
@@ -47,21 +43,17 @@ func hasToken(lists []string, token string) bool {
 // tokens, each of them once (section 4.1, item 10).
 func splitProtocols(lists []string) ([]string, error) {
 	var protocols []string
-	for _, list := range lists {
-		for p := range strings.SplitSeq(list, ",") {
-			p = strings.Trim(p, " \t")
-			if p == "" {
-				continue // empty elements are allowed (RFC 9110, section 5.6.1)
-			}
-			if !isToken(p) {
-				return nil, badRequest("Sec-WebSocket-Protocol", "is no list of tokens")
-			}
-			if slices.Contains(protocols, p) {
-				return nil, badRequest("Sec-WebSocket-Protocol", "names a subprotocol twice")
-			}
-			if len(protocols) == maxProtocols {
-				return nil, badRequest("Sec-WebSocket-Protocol", "names more than 100 subprotocols")
-			}
+	for p := range strings.SplitSeq(strings.Join(lists, ","), ",") {
+		p = strings.Trim(p, " \t")
+		switch {
+		case p == "": // empty elements are allowed (RFC 9110, section 5.6.1)
+		case !isToken(p):
+			return nil, badRequest("Sec-WebSocket-Protocol", "is no list of tokens")
+		case slices.Contains(protocols, p):
+			return nil, badRequest("Sec-WebSocket-Protocol", "names a subprotocol twice")
+		case len(protocols) == maxProtocols:
+			return nil, badRequest("Sec-WebSocket-Protocol", "names more than 100 subprotocols")
+		default:
 			protocols = append(protocols, p)
 		}
 	}
@@ -82,30 +74,28 @@ type extensionParam struct {
 // parseExtensions parses the lists of extensions that a field holds.
 func parseExtensions(lists []string) ([]extension, error) {
 	var extensions []extension
-	size := 0
-	for _, list := range lists {
-		if size += len(list); size > maxHead { // which net/http may allow
-			return nil, badRequest("Sec-WebSocket-Extensions", "is longer than 8 KiB")
+	list := strings.Join(lists, ",")
+	if len(list) > maxHead { // which net/http may allow
+		return nil, badRequest("Sec-WebSocket-Extensions", "is longer than 8 KiB")
+	}
+	for _, element := range splitUnquoted(list, ',') {
+		if strings.Trim(element, " \t") == "" {
+			continue // empty elements are allowed (RFC 9110, section 5.6.1)
 		}
-		for _, element := range splitUnquoted(list, ',') {
-			if strings.Trim(element, " \t") == "" {
-				continue // empty elements are allowed (RFC 9110, section 5.6.1)
+		var e extension
+		for i, part := range splitUnquoted(element, ';') {
+			name, value, hasValue := strings.Cut(part, "=")
+			name, value = strings.Trim(name, " \t"), unquote(strings.Trim(value, " \t"))
+			if !isToken(name) || hasValue && (i == 0 || !isToken(value)) {
+				return nil, badRequest("Sec-WebSocket-Extensions", "is no list of extensions")
 			}
-			var e extension
-			for i, part := range splitUnquoted(element, ';') {
-				name, value, hasValue := strings.Cut(part, "=")
-				name, value = strings.Trim(name, " \t"), unquote(strings.Trim(value, " \t"))
-				if !isToken(name) || hasValue && (i == 0 || !isToken(value)) {
-					return nil, badRequest("Sec-WebSocket-Extensions", "is no list of extensions")
-				}
-				if i == 0 {
-					e.name = name
-				} else {
-					e.params = append(e.params, extensionParam{name, value, hasValue})
-				}
+			if i == 0 {
+				e.name = name
+			} else {
+				e.params = append(e.params, extensionParam{name, value, hasValue})
 			}
-			extensions = append(extensions, e)
 		}
+		extensions = append(extensions, e)
 	}
 	return extensions, nil
 }
@@ -165,45 +155,22 @@ func isToken(s string) bool {
 // isGraphic reports whether s has printable ASCII characters only, and no
 // space.
 func isGraphic(s string) bool {
-	for i := range len(s) {
-		if s[i] <= ' ' || s[i] >= 0x7f {
-			return false
-		}
-	}
-	return true
+	return !strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r >= 0x7f })
 }
 
 // isControl reports whether a field value cannot hold r.
 func isControl(r rune) bool { return r < ' ' && r != '\t' || r == 0x7f }
 
-// isHTTP reports whether s is an HTTP version of one digit, a point and one
-// digit, which therefore compares like a string.
-func isHTTP(s string) bool {
-	digits, ok := strings.CutPrefix(s, "HTTP/")
-	return ok && len(digits) == 3 && digits[1] == '.' &&
-		'0' <= digits[0] && digits[0] <= '9' && '0' <= digits[2] && digits[2] <= '9'
-}
-
 // hopFields are the fields of a response that are up to the handshake or to HTTP itself.
-var hopFields = map[string]bool{
-	"Connection":               true,
-	"Content-Length":           true,
-	"Content-Type":             true,
-	"Keep-Alive":               true,
-	"Proxy-Connection":         true,
-	"Sec-Websocket-Accept":     true,
-	"Sec-Websocket-Extensions": true,
-	"Sec-Websocket-Location":   true,
-	"Sec-Websocket-Origin":     true,
-	"Sec-Websocket-Protocol":   true,
-	"Sec-Websocket-Version":    true,
-	"Te":                       true,
-	"Trailer":                  true,
-	"Transfer-Encoding":        true,
-	"Upgrade":                  true,
+var hopFields = []string{
+	"Connection", "Content-Length", "Content-Type", "Keep-Alive", "Proxy-Connection", "Te",
+	"Trailer", "Transfer-Encoding", "Upgrade", "Sec-Websocket-Accept", "Sec-Websocket-Extensions",
+	"Sec-Websocket-Location", "Sec-Websocket-Origin", "Sec-Websocket-Protocol", "Sec-Websocket-Version",
 }
 
-func isHopField(name string, _ []string) bool { return hopFields[http.CanonicalHeaderKey(name)] }
+func isHopField(name string, _ []string) bool {
+	return slices.Contains(hopFields, http.CanonicalHeaderKey(name))
+}
 
 // tokenSize is the number of bytes that a hixie-76 client sends behind the
 // blank line of its head.

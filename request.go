@@ -1,6 +1,7 @@
 package websocket
 
 import (
+	"cmp"
 	"crypto/tls"
 	"io"
 	"net/http"
@@ -226,14 +227,8 @@ func parseHead(head string) (*Request, error) {
 	// A client may send an absolute URI, whose authority then replaces the
 	// field Host (RFC 6455, section 4.1; RFC 9112, section 3.2.2).
 	if scheme, uri, ok := strings.Cut(target, "://"); ok && (strings.EqualFold(scheme, "http") || strings.EqualFold(scheme, "https")) {
-		i := strings.IndexAny(uri, "/?")
-		if i < 0 {
-			i = len(uri)
-		}
-		host, target = uri[:i], uri[i:]
-		if !strings.HasPrefix(target, "/") {
-			target = "/" + target
-		}
+		i := strings.IndexAny(uri+"/", "/?")
+		host, target = uri[:i], "/"+strings.TrimPrefix(uri[i:], "/")
 	}
 	req, err := newRequest(host, target, header)
 	if err != nil {
@@ -241,17 +236,15 @@ func parseHead(head string) (*Request, error) {
 	}
 	// The draft ignores what follows the resource.
 	if req.Version == RFC6455 {
-		if !isHTTP(proto) {
+		major, minor, ok := http.ParseHTTPVersion(proto)
+		if !ok {
 			return nil, badRequest("", "the request line has no HTTP version")
 		}
-		if proto < "HTTP/1.1" || proto > "HTTP/1.9" {
+		if major != 1 || minor == 0 {
 			return nil, &HandshakeError{Status: http.StatusHTTPVersionNotSupported, Reason: "the HTTP version is not 1.1"}
 		}
 	}
-	if err := req.checkHead(); err != nil {
-		return nil, err
-	}
-	return req, nil
+	return req, req.checkHead()
 }
 
 // A keptRequest is a Request that takes little memory, for as long as its connection lives:
@@ -328,8 +321,7 @@ func newRequest(host, path string, header http.Header) (*Request, error) {
 		req.Protocols, err = splitProtocols(header["Sec-Websocket-Protocol"])
 	case req.Key1 != "" || req.Key2 != "":
 		req.Version = Hixie76
-		var protocol string
-		if protocol = get("Sec-Websocket-Protocol"); protocol != "" {
+		if protocol := get("Sec-Websocket-Protocol"); protocol != "" {
 			req.Protocols = []string{protocol}
 		}
 	default:
@@ -352,19 +344,14 @@ func newRequest(host, path string, header http.Header) (*Request, error) {
 
 // newStreamRequest makes a Request of one that came over HTTP/2 (RFC 8441, section 5).
 func newStreamRequest(host, path string, header http.Header) (*Request, error) {
-	req := &Request{Version: RFC6455, Host: host, Path: path, Header: header}
 	version, err := single(header, "Sec-Websocket-Version")
-	if err != nil {
-		return nil, err
+	if err == nil && version != "13" {
+		err = badVersion()
 	}
-	if version != "13" {
-		return nil, badVersion()
-	}
-	if req.Origin, err = single(header, "Origin"); err != nil {
-		return nil, err
-	}
-	req.Protocols, err = splitProtocols(header["Sec-Websocket-Protocol"])
-	return req, err
+	origin, originErr := single(header, "Origin")
+	protocols, protocolsErr := splitProtocols(header["Sec-Websocket-Protocol"])
+	req := &Request{Version: RFC6455, Host: host, Path: path, Origin: origin, Protocols: protocols, Header: header}
+	return req, cmp.Or(err, originErr, protocolsErr)
 }
 
 // check reports what makes r unfit for an accepting response, as a program may

@@ -410,7 +410,7 @@ func TestUpgradeFields(t *testing.T) {
 				h.Set("X-Empty", "")
 				h.Set("Strict-Transport-Security", "max-age=1")
 				h["x-lower"] = []string{"kept"}
-				for name := range hopFields {
+				for _, name := range hopFields {
 					h.Set(name, "evil")
 					h.Add(name, "evil")
 				}
