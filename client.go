@@ -313,24 +313,22 @@ func (req *Request) checkResponse(resp *http.Response) error {
 		return &HandshakeError{Status: resp.StatusCode, Response: resp,
 			Reason: strings.TrimSpace(fmt.Sprintf("the server answered %d %s", resp.StatusCode, http.StatusText(resp.StatusCode)))}
 	}
-	accept, err := single(resp.Header, "Sec-Websocket-Accept")
-	if err != nil {
-		return badResponse("Sec-WebSocket-Accept", "is repeated")
-	}
-	protocol, err := single(resp.Header, "Sec-Websocket-Protocol")
+	accepts, protocols := resp.Header["Sec-Websocket-Accept"], resp.Header["Sec-Websocket-Protocol"]
 	switch {
+	case len(accepts) > 1:
+		return badResponse("Sec-WebSocket-Accept", "is repeated")
 	case !hasToken(resp.Header["Upgrade"], "websocket"):
 		return badResponse("Upgrade", "is not websocket")
 	case !hasToken(resp.Header["Connection"], "upgrade"):
 		return badResponse("Connection", "does not hold upgrade")
-	case accept != string(CreateToken(req)):
+	case cmp.Or(accepts...) != string(CreateToken(req)):
 		return badResponse("Sec-WebSocket-Accept", "does not fit the key")
-	case err != nil:
+	case len(protocols) > 1:
 		return badResponse("Sec-WebSocket-Protocol", "is repeated")
-	case resp.Header["Sec-Websocket-Protocol"] != nil && !slices.Contains(req.Protocols, protocol):
+	case len(protocols) == 1 && !slices.Contains(req.Protocols, protocols[0]):
 		return badResponse("Sec-WebSocket-Protocol", "names a subprotocol that was not offered")
 	}
-	req.Protocol = protocol
+	req.Protocol = cmp.Or(protocols...)
 	if answers := resp.Header["Sec-Websocket-Extensions"]; answers != nil {
 		req.Extensions = strings.Join(answers, ", ")
 		if p, err := req.checkExtensions(); err != nil || p == nil {
@@ -342,10 +340,8 @@ func (req *Request) checkResponse(resp *http.Response) error {
 
 // badResponse returns an error for a server that is to blame.
 func badResponse(field, reason string) *HandshakeError {
-	e := badRequest(field, reason)
-	e.Status, e.Reason = http.StatusSwitchingProtocols, "the server's "+e.Reason
-	if field == "" {
-		e.Reason = reason
+	if field != "" {
+		reason = "the server's " + field + " " + reason
 	}
-	return e
+	return &HandshakeError{Status: http.StatusSwitchingProtocols, Field: field, Reason: reason}
 }
