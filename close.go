@@ -157,6 +157,7 @@ func (c *Conn) isLate() bool {
 // beginCloseLocked makes e the error of all later calls and has a close frame sent, unless
 // that is hopeless, so that the transport is to be closed.
 func (c *Conn) beginCloseLocked(e *CloseError) (hopeless bool) {
+	c.mu.assertLocked()
 	c.startWatchdogLocked()
 	send, hopeless := c.end.begin(e, c.write.endable())
 	if send {
@@ -186,6 +187,7 @@ func (c *Conn) startClose(e *CloseError) error {
 }
 
 func (c *Conn) startCloseLocked(e *CloseError) {
+	c.mu.assertLocked()
 	c.end.leave()
 	if c.beginCloseLocked(e) {
 		go c.shut()
@@ -292,6 +294,7 @@ func (c *Conn) beginShut() bool {
 // startWatchdogLocked has the transport closed when the time for the closing handshake
 // is over.
 func (c *Conn) startWatchdogLocked() {
+	c.mu.assertLocked()
 	if c.timers.close == nil && c.t.closes() && !c.end.isShut() {
 		c.timers.close = time.AfterFunc(c.opts.closeLimit(), func() {
 			c.mu.Lock()

@@ -24,6 +24,7 @@ func (c *Conn) takeTurn(shaking bool) error {
 
 // awaitTurnLocked waits until nobody has the turn to read.
 func (c *Conn) awaitTurnLocked(shaking bool) error {
+	c.mu.assertLocked()
 	c.waitTurnLocked()
 	switch err := c.end.readable(); {
 	case err != nil:
@@ -40,6 +41,7 @@ func (c *Conn) awaitTurnLocked(shaking bool) error {
 
 // waitTurnLocked waits while a method reads, unless nothing more can be read.
 func (c *Conn) waitTurnLocked() {
+	c.mu.assertLocked()
 	for c.turn == turnMethod && c.end.readable() == nil {
 		c.cond.Wait()
 	}

@@ -132,13 +132,13 @@ func (w *messageWriter) Close() error {
 // beginWriteLocked waits while another message is open and then reports what keeps c from
 // sending one of type t.
 func (c *Conn) beginWriteLocked(t MessageType) error {
+	c.mu.assertLocked()
 	switch {
 	case t != Text && t != Binary:
 		return fmt.Errorf("websocket: there is no %v", t)
 	case t == Binary && c.write.isHixie():
 		return fmt.Errorf("websocket: hixie-76 has no binary messages: %w", errors.ErrUnsupported)
 	}
-	c.mu.assertLocked()
 	for !c.write.isOpen(nil) && c.end.sends() {
 		c.cond.Wait()
 	}
@@ -173,6 +173,7 @@ func (c *Conn) putLocked(first byte, p []byte, m *outgoing) error {
 // putLargeLocked is putLocked for a large payload. It is written from p itself, or piece by
 // piece if it has to be masked or delimited.
 func (c *Conn) putLargeLocked(first byte, p []byte, m *outgoing) error {
+	c.mu.assertLocked()
 	for c.write.isBusy() || !c.write.isOpen(m) && c.end.sends() {
 		if m != nil && !c.write.isOpen(m) {
 			return errStale
@@ -191,6 +192,7 @@ func (c *Conn) putLargeLocked(first byte, p []byte, m *outgoing) error {
 // writeCompressedLocked sends a message, compressed if that makes it shorter. mu is not held
 // while p is compressed.
 func (c *Conn) writeCompressedLocked(t MessageType, p []byte) error {
+	c.mu.assertLocked()
 	z, history, ordered := c.write.compress()
 	c.mu.Unlock()
 	out := newOutput()
@@ -316,6 +318,7 @@ func (c *Conn) settle() {
 // transport cannot be closed, and is thus no socket, or if 64 KiB of control frames
 // are queued.
 func (c *Conn) putControlLocked(opcode byte, p []byte) error {
+	c.mu.assertLocked()
 	if c.write.putControl(opcode, p) || !c.t.closes() {
 		return c.flushLocked()
 	}
@@ -327,6 +330,7 @@ func (c *Conn) putControlLocked(opcode byte, p []byte) error {
 // and makes e the error of all later writes. The reason goes with it only if it is
 // this side's.
 func (c *Conn) putCloseLocked(e *CloseError) {
+	c.mu.assertLocked()
 	if c.end.stopWrites(e) {
 		c.write.putClose(e.Code, e.ownReason())
 	}
