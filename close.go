@@ -243,7 +243,7 @@ func (c *Conn) fail(err error) error {
 func (c *Conn) endWith(e *CloseError) {
 	returned := false
 	defer func() {
-		if !returned {
+		if !returned && c.turn != turnCloser { // whose turn endClose gives up
 			c.release(e)
 		}
 	}()

@@ -38,14 +38,16 @@ type ending struct {
 	broken   error // of a write to the transport: none may follow
 	last     error // what the input ended with, as it was found there
 
-	closer closer
-	asked  bool // this side has sent a close frame before the peer's came
-	late   bool // the closing handshake has taken too long
+	closer   closer
+	unopened bool // the transport was closed before the opening handshake was over
+	asked    bool // this side has sent a close frame before the peer's came
+	late     bool // the closing handshake has taken too long
 }
 
 // A closer says who ends the closing handshake that this side has begun.
 //
 //	noCloser → methodCloses ⇄ serveCloses
+//	noCloser → serveCloses
 type closer byte
 
 const (
@@ -54,7 +56,7 @@ const (
 	serveCloses                // Serve, after a callback
 )
 
-// connect notes that the opening handshake is being read, or not any more.
+// connect notes that the opening handshake is being read.
 func (e *ending) connect() {
 	if e.phase == phaseOpen {
 		e.phase = phaseConnecting
@@ -69,6 +71,10 @@ func (e *ending) accept() {
 }
 
 func (e *ending) isConnecting() bool { return e.phase == phaseConnecting }
+
+// isUnopened reports whether the opening handshake has begun and is not over, nor ever will be if
+// the transport is closed.
+func (e *ending) isUnopened() bool { return e.isConnecting() || e.unopened }
 
 // isShut reports whether the transport is being closed, or has been.
 func (e *ending) isShut() bool { return e.phase >= phaseShut }
@@ -179,5 +185,5 @@ func (e *ending) expire() { e.late = true }
 func (e *ending) isLate() bool { return e.late }
 
 // shut notes that the transport is being closed, and closed that it has been.
-func (e *ending) shut()   { e.phase = phaseShut }
+func (e *ending) shut()   { e.unopened, e.phase = e.isUnopened(), phaseShut }
 func (e *ending) closed() { e.phase = phaseClosed }

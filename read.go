@@ -102,7 +102,7 @@ func (r *messageReader) Read(p []byte) (int, error) {
 		n, r.end, err = c.readSome(p)
 	}
 	if r.end {
-		c.read.over()
+		c.read.endStream()
 	}
 	switch err := c.release(err); {
 	case err != nil:
@@ -190,7 +190,7 @@ func (c *Conn) skipMessage() error {
 			return err
 		}
 		if end {
-			c.read.over()
+			c.read.endStream()
 		}
 	}
 	return nil

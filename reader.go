@@ -256,8 +256,8 @@ func (r *reader) reads(number uint64) bool {
 	return r.stream != 0 && (number == 0 || number == r.stream)
 }
 
-// over ends what begin began.
-func (r *reader) over() { r.stream = 0 }
+// endStream ends what begin began.
+func (r *reader) endStream() { r.stream = 0 }
 
 // refers reports whether the next message may refer to the one in progress, which is
 // therefore to be inflated.

@@ -99,14 +99,14 @@ func TestReaderRest(t *testing.T) {
 	if !f.r.discard() || f.r.ready() {
 		t.Error("the last fragment does not end the message")
 	}
-	f.r.over()
+	f.r.endStream()
 	if f.r.reads(one) || f.r.reads(0) || !f.r.between() {
 		t.Error("the message is not over")
 	}
 	if two := f.r.begin(); two == one || f.r.reads(one) {
 		t.Error("two messages have the same number")
 	}
-	f.r.over()
+	f.r.endStream()
 
 	next(0x01, "abc")
 	if p, ok := f.r.takeKept(); ok {

@@ -49,18 +49,18 @@ func (c *Conn) Serve(h Handler) error {
 	return err
 }
 
-// beginServe makes the caller the one that calls serveAll. The connection may rest so often
-// when it is new, or its peer has been silent for an interval.
+// beginServe makes the caller the one that calls serveAll. rests is how often the connection may
+// rest when it is new, or its peer has been silent for an interval.
 func (c *Conn) beginServe(interval time.Duration, rests uint32) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !c.serve.isBegun() {
-		c.waitTurnLocked()
+		c.waitMethodLocked()
 	}
 	switch {
 	case c.serve.isBegun():
 		return errServed
-	case c.end.isConnecting():
+	case c.end.isUnopened():
 		return cmp.Or(c.end.readable(), errUnfinished)
 	}
 	c.write.retain(true)
@@ -119,7 +119,9 @@ func (c *Conn) endServe(h Handler, err error) {
 		}
 		c.mu.Lock()
 		c.serve.enter(stageServed)
-		c.read.stop()
+		if c.turn == turnFree { // else whoever has it does that
+			c.read.stop()
+		}
 		c.mu.Unlock()
 	}()
 	c.mu.Lock()
@@ -139,13 +141,18 @@ func (c *Conn) endServe(h Handler, err error) {
 // error errRest means that nobody is to wait for it in this goroutine.
 func (c *Conn) nextMessage(buf *messageBuffer) (t MessageType, p []byte, err error) {
 	c.mu.Lock()
-	if c.turn == turnFree { // else it is Serve's still, after a rest
-		err = c.end.readable()
+	if c.turn != turnServe { // or else it is Serve's still, after a rest
+		if err = c.end.readable(); err != nil {
+			c.mu.Unlock()
+			return 0, nil, err
+		}
+		if t, p, ok := c.takeMessage(); ok {
+			c.mu.Unlock()
+			return t, slices.Clip(p), nil
+		}
+		c.turn = turnServe
 	}
 	c.mu.Unlock()
-	if err != nil {
-		return 0, nil, err
-	}
 	t, p, ok, err := c.awaitMessage(true)
 	switch {
 	case err == errRest:
@@ -153,11 +160,7 @@ func (c *Conn) nextMessage(buf *messageBuffer) (t MessageType, p []byte, err err
 	case err == nil && !ok:
 		t, p, err = c.appendMessage(nil, buf)
 	}
-	if err != nil || c.turn == turnServe {
-		err = c.release(err)
-	} else if !ok {
-		c.expectMore()
-	}
+	err = c.release(err)
 	return t, slices.Clip(p), err
 }
 
@@ -173,6 +176,9 @@ func (c *Conn) keepAlive() {
 		ping, err = c.serve.look(calm, busy, c.t.progress(), c.write.isHixie())
 		if ping && c.end.writable() == nil {
 			c.putControlLocked(opPing, nil)
+		}
+		if err == nil && !c.end.isShut() {
+			c.serve.again()
 		}
 	}
 	c.mu.Unlock()

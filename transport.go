@@ -30,12 +30,13 @@ type transport struct {
 	held  error         // for the next read: it came with the last bytes, or from try
 	heard atomic.Bool   // something has been read since alive was asked
 	bare  bool          // rw serves one call: no byte too many is read from it, nor is it closed
+	shuts bool          // rw can be closed
 	moved atomic.Uint32 // counts writes that rw has taken
 
 	rw     io.ReadWriter
 	socket *socketWriter // or nil
 
-	// The lock of a Conn guards the deadlines.
+	// The lock of a Conn guards these.
 	deadline time.Time // for reads, as the caller has set it
 	limit    time.Time // for reads besides
 }
@@ -57,6 +58,7 @@ func (t *transport) init(rw io.ReadWriter) {
 	if t.raw != nil {
 		t.try = t.tryRead
 	}
+	_, t.shuts = rw.(io.Closer)
 }
 
 // initBare makes t a transport that reads no byte more than it is asked for, and leaves it to
@@ -70,10 +72,7 @@ func (t *transport) stream() io.ReadWriter { return t.rw }
 func (t *transport) isSocket() bool { return t.raw != nil }
 
 // closes reports whether t can be closed.
-func (t *transport) closes() bool {
-	_, ok := t.rw.(io.Closer)
-	return ok && !t.bare
-}
+func (t *transport) closes() bool { return t.shuts }
 
 // preload makes b the first input.
 func (t *transport) preload(b []byte) { t.in, t.w = b, len(b) }
@@ -420,8 +419,8 @@ func (t *transport) setWriteDeadline(at time.Time) error {
 
 // freeDeadlines removes all deadlines.
 func (t *transport) freeDeadlines() {
-	t.limitRead(time.Time{})
-	t.setReadDeadline(time.Time{})
+	t.deadline, t.limit = time.Time{}, time.Time{}
+	t.applyDeadline()
 	t.setWriteDeadline(time.Time{})
 }
 

@@ -22,10 +22,10 @@ func (c *Conn) takeTurn(shaking bool) error {
 	return nil
 }
 
-// awaitTurnLocked waits until nobody has the turn to read.
+// awaitTurnLocked waits while a method reads, and returns what keeps the caller from reading.
 func (c *Conn) awaitTurnLocked(shaking bool) error {
 	c.mu.assertLocked()
-	c.waitTurnLocked()
+	c.waitMethodLocked()
 	switch err := c.end.readable(); {
 	case err != nil:
 		return err
@@ -39,8 +39,8 @@ func (c *Conn) awaitTurnLocked(shaking bool) error {
 	return nil
 }
 
-// waitTurnLocked waits while a method reads, unless nothing more can be read.
-func (c *Conn) waitTurnLocked() {
+// waitMethodLocked waits while a method reads, unless nothing more can be read.
+func (c *Conn) waitMethodLocked() {
 	c.mu.assertLocked()
 	for c.turn == turnMethod && c.end.readable() == nil {
 		c.cond.Wait()
@@ -94,7 +94,7 @@ func (c *Conn) expectMore() {
 func (c *Conn) fill(need int, p []byte) (n int, err error) {
 	err = errPanic // unless the transport returns
 	defer func() {
-		if err == errPanic {
+		if err == errPanic && c.turn != turnCloser { // whose turn endClose gives up
 			c.release(err)
 		}
 	}()

@@ -315,12 +315,12 @@ func (c *Conn) limitRead(at time.Time) bool {
 func (c *Conn) SetWriteDeadline(t time.Time) error { return c.t.setWriteDeadline(t) }
 
 // A turn says whose it is to read from a connection. The reader, and the input half of the
-// transport, belong to it. While Serve runs and does not wait for input, they are Serve's even
-// though nobody has the turn.
+// transport, belong to it. While a function of a Handler runs nobody has the turn, and nobody
+// but CloseWith, once reads have ended, can take it.
 //
 //	free ⇄ method    a method that reads
 //	free ⇄ serve     Serve, while it waits for input
-//	free → closer    CloseWith, which waits for the answer
+//	free ⇄ closer    CloseWith, which waits for the answer
 type turn byte
 
 const (
@@ -477,9 +477,11 @@ func (s *serving) look(calm, busy bool, moved uint32, hixie bool) (ping bool, er
 	if calm {
 		s.calm.Store(s.rests)
 	}
-	s.timer.Reset(s.interval)
 	return silent, nil
 }
+
+// again has the peer looked at after another interval.
+func (s *serving) again() { s.timer.Reset(s.interval) }
 
 var (
 	errSilent  = fmt.Errorf("websocket: the peer does not answer: %w", os.ErrDeadlineExceeded)

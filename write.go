@@ -183,7 +183,7 @@ func (c *Conn) putLargeLocked(first byte, p []byte, m *outgoing) error {
 	if err := c.end.writable(); err != nil {
 		return err
 	}
-	if c.drainLocked(c.write.takeLarge(first, p), true) != nil {
+	if c.drainLocked(c.write.takeLarge(first, p), true); c.end.failed() != nil {
 		return c.end.writable()
 	}
 	return nil
@@ -208,7 +208,6 @@ func (c *Conn) writeCompressedLocked(t MessageType, p []byte) error {
 	if rsv != 0 {
 		c.write.remember(p)
 	}
-	defer c.cond.Broadcast()
 	if len(message) < directSize { // it is put behind the others at once
 		c.write.end()
 		c.cond.Broadcast()
@@ -219,6 +218,7 @@ func (c *Conn) writeCompressedLocked(t MessageType, p []byte) error {
 	if c.write.unqueue(c.end.writable() == nil) {
 		c.writeLaterLocked(0)
 	}
+	c.cond.Broadcast()
 	return err
 }
 
@@ -231,7 +231,7 @@ func (c *Conn) flushLocked() error {
 		c.cond.Wait()
 	}
 	if !c.write.wrote(mine) && c.end.failed() == nil {
-		return c.drainLocked(c.write.take(), true)
+		c.drainLocked(c.write.take(), true)
 	}
 	return c.end.failed()
 }
@@ -239,18 +239,19 @@ func (c *Conn) flushLocked() error {
 // drainLocked gives a batch to the transport: nothing else does. Unless it is to wait for room,
 // it leaves what a socket has no room for to the timer's goroutine. mu is not held during the
 // write.
-func (c *Conn) drainLocked(b batch, wait bool) error {
+func (c *Conn) drainLocked(b batch, wait bool) {
 	c.mu.assertLocked()
 	var rest []byte
 	err := errPanic // unless the transport returns
 	c.mu.Unlock()
 	defer func() {
 		c.mu.Lock()
-		c.write.giveBack(b, rest)
-		switch {
-		case err != nil:
+		if err != nil { // nothing can follow
 			c.end.breakWrites(err)
-		case len(rest) > 0:
+			rest = nil
+		}
+		c.write.giveBack(b, rest)
+		if len(rest) > 0 {
 			c.writeLaterLocked(0)
 		}
 		c.cond.Broadcast()
@@ -264,7 +265,6 @@ func (c *Conn) drainLocked(b batch, wait bool) error {
 			break
 		}
 	}
-	return err
 }
 
 // writeLaterLocked has the timer's goroutine write the output after d, unless it has been
@@ -299,9 +299,6 @@ func (c *Conn) writeLate() {
 func (c *Conn) settle() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.turn == turnFree {
-		c.turn = turnServe
-	}
 	c.more.Store(false)
 	held, crowded := c.write.replies()
 	switch {

@@ -3,7 +3,8 @@
 
 package websocket
 
-// A writer collects frames, and hands them out as batches. The lock of its Conn guards it.
+// A writer collects frames, and hands them out as batches. The lock of its Conn guards it, apart
+// from what the opening handshake has decided, which does not change any more.
 //
 //	frames → out → batch → transport
 //	broadcasts → queue ↗
