@@ -1,6 +1,7 @@
 package websocket
 
 import (
+	"cmp"
 	"crypto/rand"
 	"encoding/binary"
 	"errors"
@@ -65,15 +66,11 @@ const (
 	Binary MessageType = opBinary // any bytes; hixie-76 has no such messages
 )
 
+var typeNames = map[MessageType]string{Text: "text", Binary: "binary"}
+
 // String returns "text" or "binary".
 func (t MessageType) String() string {
-	switch t {
-	case Text:
-		return "text"
-	case Binary:
-		return "binary"
-	}
-	return "message type " + strconv.Itoa(int(t))
+	return cmp.Or(typeNames[t], "message type "+strconv.Itoa(int(t)))
 }
 
 // The opcodes of RFC 6455, section 11.8.

@@ -18,16 +18,10 @@ const (
 	Hixie76 Version = 76 // draft-ietf-hybi-thewebsocketprotocol-00
 )
 
+var versionNames = map[Version]string{RFC6455: "RFC 6455", Hixie76: "hixie-76"}
+
 // String returns the usual name of the version.
-func (v Version) String() string {
-	switch v {
-	case RFC6455:
-		return "RFC 6455"
-	case Hixie76:
-		return "hixie-76"
-	}
-	return "unknown version"
-}
+func (v Version) String() string { return cmp.Or(versionNames[v], "unknown version") }
 
 // A Request holds the contents of a client's opening handshake.
 //
