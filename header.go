@@ -119,20 +119,15 @@ func splitUnquoted(s string, sep byte) []string {
 }
 
 // unquote returns the contents of a quoted string (RFC 9110, section 5.6.4), or s if it is
-// none.
+// none. Both have a quote if there is one too many.
 func unquote(s string) string {
 	if len(s) < 2 || s[0] != '"' || s[len(s)-1] != '"' {
 		return s
 	}
 	var b []byte
 	for i := 1; i < len(s)-1; i++ {
-		switch s[i] {
-		case '"':
-			return s
-		case '\\':
-			if i++; i == len(s)-1 {
-				return s // the last quote is a part of the string
-			}
+		if s[i] == '\\' {
+			i++ // perhaps to the last quote
 		}
 		b = append(b, s[i])
 	}
