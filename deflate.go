@@ -58,13 +58,10 @@ func (d *Deflate) level(windowBits int) int {
 
 // threshold returns the size of the smallest message to compress.
 func (d *Deflate) threshold(takeover bool) int {
-	switch {
-	case d.Threshold != 0:
-		return max(d.Threshold, 1)
-	case takeover:
+	if takeover && d.Threshold == 0 {
 		return 128 // below that flate.BestSpeed does not look for matches
 	}
-	return 512
+	return max(1, cmp.Or(d.Threshold, 512))
 }
 
 func (d *Deflate) windowBits() int {
