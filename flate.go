@@ -307,22 +307,20 @@ type inflation struct {
 
 // next inflates more, to out and err, or reports that it has to have input first.
 func (s *inflation) next(history []byte) {
-	switch {
-	case s.inflater != nil && s.resume == nil:
-		s.step()
-		return
-	case s.inflater != nil:
-		s.resume <- struct{}{}
-	case s.last:
-		s.inflater = newInflater(s.input, history, nil)
-		s.step()
-		return
-	default:
-		s.resume, s.yield = make(chan struct{}), make(chan struct{}, 1)
+	if s.inflater == nil {
 		s.inflater = newInflater(s.input, history, s.wait)
-		go s.run()
+		if !s.last {
+			s.resume, s.yield = make(chan struct{}), make(chan struct{}, 1)
+			go s.run()
+		}
+	} else if s.resume != nil {
+		s.resume <- struct{}{}
 	}
-	<-s.yield
+	if s.resume == nil {
+		s.step()
+	} else {
+		<-s.yield
+	}
 }
 
 func (s *inflation) step() {
