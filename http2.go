@@ -24,8 +24,8 @@ type stream struct {
 	local    net.Addr
 	remote   net.Addr
 
-	readErr  error        // of body; set before the pipe is closed
-	deadline atomic.Int64 // for writes, in Unix nanoseconds, or 0
+	readErr  error                     // of body; set before the pipe is closed
+	deadline atomic.Pointer[time.Time] // for writes; nil and the zero time mean none
 
 	mu     sync.Mutex // held while w is written to
 	closed bool
@@ -35,10 +35,8 @@ type stream struct {
 }
 
 func newStream(w http.ResponseWriter, r *http.Request) *stream {
-	s := &stream{body: r.Body, w: w, control: http.NewResponseController(w), local: noAddr{}, remote: noAddr{}}
-	if a, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr); ok {
-		s.local = a
-	}
+	local, _ := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
+	s := &stream{body: r.Body, w: w, control: http.NewResponseController(w), local: cmp.Or[net.Addr](local, noAddr{}), remote: noAddr{}}
 	if a, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
 		s.remote = net.TCPAddrFromAddrPort(a)
 	}
@@ -77,7 +75,7 @@ func (s *stream) Write(p []byte) (n int, err error) {
 		}
 		return s.control.Flush()
 	})
-	if d := s.deadline.Load(); err != nil && d != 0 && d <= time.Now().UnixNano() {
+	if d := s.deadline.Load(); err != nil && d != nil && !d.IsZero() && !d.After(time.Now()) {
 		err = os.ErrDeadlineExceeded
 	}
 	return n, err
@@ -111,21 +109,13 @@ func (s *stream) Close() error {
 }
 
 func (s *stream) SetWriteDeadline(t time.Time) error {
-	if t.IsZero() {
-		s.deadline.Store(0)
-	} else {
-		s.deadline.Store(t.UnixNano())
-	}
+	s.deadline.Store(&t)
 	s.deadlines.Lock()
 	defer s.deadlines.Unlock()
 	if s.over {
 		return net.ErrClosed
 	}
 	return s.try(func() error { return s.control.SetWriteDeadline(t) })
-}
-
-func (s *stream) SetDeadline(t time.Time) error {
-	return cmp.Or(s.SetReadDeadline(t), s.SetWriteDeadline(t))
 }
 
 func (s *stream) LocalAddr() net.Addr { return s.local }
