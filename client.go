@@ -89,23 +89,21 @@ func Dial(ctx context.Context, rawURL string, o *Options) (*Conn, error) {
 		resp.Body.Close()
 		return nil, badResponse("", "the HTTPClient does not give access to the connection")
 	}
+	var rw io.ReadWriter = body
+	var read []byte
 	// body first returns what has been read together with the response, and then reads
 	// from conn. With a deadline in the past conn has nothing to add.
-	conn := taken.get()
-	if conn == nil || conn.SetReadDeadline(time.Unix(1, 0)) != nil {
-		c := newConn(body, o, true)
-		c.agree(req)
-		return c, nil
-	}
-	stop := context.AfterFunc(ctx, func() { body.Close() }) // should the deadline mean nothing to conn
-	read, _ := io.ReadAll(io.LimitReader(body, maxEarly))
-	if !stop() {
-		return nil, ctx.Err()
-	}
-	conn.SetDeadline(time.Time{})
-	var rw io.ReadWriter = conn
-	if len(read) == maxEarly {
-		rw = bodyConn{conn, body} // body may hold more, or the deadline does mean nothing
+	if conn := taken.get(); conn != nil && conn.SetReadDeadline(time.Unix(1, 0)) == nil {
+		stop := context.AfterFunc(ctx, func() { body.Close() }) // should the deadline mean nothing to conn
+		read, _ = io.ReadAll(io.LimitReader(body, maxEarly))
+		if !stop() {
+			return nil, ctx.Err()
+		}
+		conn.SetDeadline(time.Time{})
+		rw = conn
+		if len(read) == maxEarly {
+			rw = bodyConn{conn, body} // body may hold more, or the deadline does mean nothing
+		}
 	}
 	c := newConn(rw, o, true)
 	c.agree(req)
@@ -291,15 +289,12 @@ func (o *Options) newClientRequest(rawURL string) (*http.Request, *Request, erro
 	return r, req, nil
 }
 
+var httpSchemes = map[string]string{"ws": "http", "wss": "https"}
+
 // httpScheme changes the schemes of WebSocket URLs to those of HTTP, which net/http knows,
 // and reports whether u has one of them.
 func httpScheme(u *url.URL) bool {
-	switch u.Scheme {
-	case "ws":
-		u.Scheme = "http"
-	case "wss":
-		u.Scheme = "https"
-	}
+	u.Scheme = cmp.Or(httpSchemes[u.Scheme], u.Scheme)
 	return u.Scheme == "http" || u.Scheme == "https"
 }
 
