@@ -188,13 +188,11 @@ func checkKey(key string) error {
 // 5.2, steps 4 to 7).
 func keyNumber(key string) (uint32, error) {
 	var number, spaces uint64
-	digits := false
 	for i := range len(key) {
 		switch c := key[i]; {
 		case c == ' ':
 			spaces++
 		case '0' <= c && c <= '9':
-			digits = true
 			if number > (math.MaxUint64-9)/10 {
 				return 0, errors.New("holds a number that is too large")
 			}
@@ -202,7 +200,7 @@ func keyNumber(key string) (uint32, error) {
 		}
 	}
 	switch {
-	case !digits:
+	case !strings.ContainsAny(key, "0123456789"):
 		return 0, errors.New("holds no digit")
 	case spaces == 0:
 		return 0, errors.New("holds no space")
