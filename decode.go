@@ -110,13 +110,7 @@ func (d *decoder) next(b []byte) (piece, int, error) {
 			return piece{need: size - len(b)}, 0, nil
 		}
 		if h.opcode&0x8 != 0 {
-			end := size + int(h.length) // it comes whole
-			if len(b) < end {
-				return piece{need: end - len(b)}, 0, nil
-			}
-			p := b[size:end]
-			mask(p, h.key) // without a mask, the key is 0
-			return piece{opcode: h.opcode, end: true, payload: p}, end, nil
+			return d.control(h, b, size)
 		}
 		if err := d.begin(h); err != nil {
 			return piece{}, 0, err
@@ -151,6 +145,17 @@ func (d *decoder) whole(b []byte) (t MessageType, p []byte, n int) {
 		return 0, nil, 0
 	}
 	return MessageType(h.opcode), p, n
+}
+
+// control decodes a control frame, which comes whole.
+func (d *decoder) control(h header, b []byte, size int) (piece, int, error) {
+	end := size + int(h.length)
+	if len(b) < end {
+		return piece{need: end - len(b)}, 0, nil
+	}
+	p := b[size:end]
+	mask(p, h.key) // without a mask, the key is 0
+	return piece{opcode: h.opcode, end: true, payload: p}, end, nil
 }
 
 // checkHeader checks what the first two bytes of a header tell, each against

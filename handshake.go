@@ -99,34 +99,41 @@ func createResponse(req *Request, fields []byte) []byte {
 	token := CreateToken(req)
 	b := make([]byte, 0, 512)
 	if req.Version == RFC6455 {
-		b = append(b, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"...)
-		b = appendField(b, "Sec-WebSocket-Accept: ", string(token))
+		b = append(b, "HTTP/1.1 101 Switching Protocols\r\n"+
+			"Upgrade: websocket\r\n"+
+			"Connection: Upgrade\r\n"+
+			"Sec-WebSocket-Accept: "...)
+		b = append(b, token...)
 		token = nil
 	} else {
 		scheme := "ws://"
 		if req.Secure {
 			scheme = "wss://"
 		}
-		b = append(b, "HTTP/1.1 101 WebSocket Protocol Handshake\r\nUpgrade: WebSocket\r\nConnection: Upgrade\r\n"...)
-		b = appendField(b, "Sec-WebSocket-Origin: ", req.Origin)
-		b = appendField(b, "Sec-WebSocket-Location: ", scheme, req.Host, req.Path)
+		b = append(b, "HTTP/1.1 101 WebSocket Protocol Handshake\r\n"+
+			"Upgrade: WebSocket\r\n"+
+			"Connection: Upgrade\r\n"+
+			"Sec-WebSocket-Origin: "...)
+		b = append(b, req.Origin...)
+		b = append(b, "\r\nSec-WebSocket-Location: "...)
+		b = append(b, scheme...)
+		b = append(b, req.Host...)
+		b = append(b, req.Path...)
 	}
-	b = appendField(b, "Sec-WebSocket-Protocol: ", req.Protocol)
-	b = appendField(b, "Sec-WebSocket-Extensions: ", req.Extensions)
-	b = append(append(b, fields...), "\r\n"...)
+	b = appendField(b, "\r\nSec-WebSocket-Protocol: ", req.Protocol)
+	b = appendField(b, "\r\nSec-WebSocket-Extensions: ", req.Extensions)
+	b = append(b, "\r\n"...)
+	b = append(b, fields...)
+	b = append(b, "\r\n"...)
 	return append(b, token...) // of hixie-76
 }
 
-// appendField appends a field, unless its value, which may come in parts, is empty.
-func appendField(b []byte, name string, value ...string) []byte {
-	if value[0] == "" {
+// appendField appends a field, if it has a value, behind the CR LF that name begins with.
+func appendField(b []byte, name, value string) []byte {
+	if value == "" {
 		return b
 	}
-	b = append(b, name...)
-	for _, part := range value {
-		b = append(b, part...)
-	}
-	return append(b, "\r\n"...)
+	return append(append(b, name...), value...)
 }
 
 // accept writes a response and lets c speak as it says. It calls opened, if that is not nil,

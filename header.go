@@ -150,7 +150,12 @@ func isToken(s string) bool {
 // isGraphic reports whether s has printable ASCII characters only, and no
 // space.
 func isGraphic(s string) bool {
-	return !strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r >= 0x7f })
+	for i := range len(s) {
+		if s[i] <= ' ' || s[i] >= 0x7f {
+			return false
+		}
+	}
+	return true
 }
 
 // isControl reports whether a field value cannot hold r.
@@ -188,11 +193,13 @@ func checkKey(key string) error {
 // 5.2, steps 4 to 7).
 func keyNumber(key string) (uint32, error) {
 	var number, spaces uint64
+	digits := false
 	for i := range len(key) {
 		switch c := key[i]; {
 		case c == ' ':
 			spaces++
 		case '0' <= c && c <= '9':
+			digits = true
 			if number > (math.MaxUint64-9)/10 {
 				return 0, errors.New("holds a number that is too large")
 			}
@@ -200,7 +207,7 @@ func keyNumber(key string) (uint32, error) {
 		}
 	}
 	switch {
-	case !strings.ContainsAny(key, "0123456789"):
+	case !digits:
 		return 0, errors.New("holds no digit")
 	case spaces == 0:
 		return 0, errors.New("holds no space")
