@@ -31,49 +31,53 @@ func (o *output) free() {
 	}
 }
 
-// A messageBuffer holds a message that comes in parts. Until more than an input buffer would
-// hold has come, it is one: whoever sends a byte of a message makes nobody keep more.
+// A messageBuffer holds a message that comes in parts. It is of one of three sizes, by how much
+// has come, so that whoever sends a byte of a message makes nobody keep much more.
 type messageBuffer struct {
-	small *[inputSize]byte
-	large *output
+	out  *output // or nil
+	size int     // index of messages
 }
 
-// messages holds the large buffers.
-var messages = sync.Pool{New: func() any { return new(output) }}
+// messages holds the buffers, and messageSizes what those of all sizes but the last have room for.
+var (
+	messages     [3]sync.Pool
+	messageSizes = [...]int{4 << 10, 32 << 10}
+)
 
 // grow returns p, which is empty or what it returned last, with room for n more bytes. Without
 // a messageBuffer p is the caller's.
 func (m *messageBuffer) grow(p []byte, n int) []byte {
-	switch {
-	case m == nil:
+	if m == nil {
 		return slices.Grow(p, n)
-	case len(p)+n <= cap(p):
-		return p
-	case m.large != nil:
-		m.large.b = slices.Grow(p, n)
-	case len(p)+n <= inputSize:
-		m.small = inputs.Get().(*[inputSize]byte)
-		return append(m.small[:0], p...)
-	default:
-		m.large = messages.Get().(*output)
-		m.large.b = append(slices.Grow(m.large.b[:0], len(p)+n), p...)
-		m.freeSmall()
 	}
-	return m.large.b
+	need, size := len(p)+n, 0
+	if need <= cap(p) {
+		return p
+	}
+	for size < len(messageSizes) && need > messageSizes[size] {
+		size++
+	}
+	if m.out != nil && m.size == size {
+		m.out.b = slices.Grow(p, n)
+		return m.out.b
+	}
+	next, ok := messages[size].Get().(*output)
+	if !ok {
+		next = new(output)
+	}
+	if size < len(messageSizes) {
+		need = messageSizes[size]
+	}
+	next.b = append(slices.Grow(next.b[:0], need), p...)
+	m.free()
+	m.out, m.size = next, size
+	return next.b
 }
 
 // free gives the memory back.
 func (m *messageBuffer) free() {
-	m.freeSmall()
-	if m.large != nil && cap(m.large.b) <= maxLarge {
-		messages.Put(m.large)
+	if m.out != nil && cap(m.out.b) <= maxLarge {
+		messages[m.size].Put(m.out)
 	}
-	m.large = nil
-}
-
-func (m *messageBuffer) freeSmall() {
-	if m.small != nil {
-		inputs.Put(m.small)
-		m.small = nil
-	}
+	m.out = nil
 }
