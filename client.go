@@ -1,3 +1,6 @@
+// The client: a connection made by net/http, or the opening handshake over a stream that exists
+// already.
+
 package websocket
 
 import (

@@ -1,3 +1,6 @@
+// Frames become pieces of messages: the order of fragments, limits, UTF-8, control frames. It is
+// state only.
+
 package websocket
 
 import (

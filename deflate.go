@@ -1,3 +1,5 @@
+// permessage-deflate (RFC 7692): its options, and how both sides agree on its parameters.
+
 package websocket
 
 import (

@@ -1,3 +1,5 @@
+// The errors that several files return, and that of an opening handshake.
+
 package websocket
 
 import (
@@ -8,8 +10,6 @@ import (
 	"os"
 	"syscall"
 )
-
-// The errors that several files return.
 
 var (
 	errNotUTF8    = errors.New("websocket: text is not valid UTF-8")

@@ -1,3 +1,6 @@
+// Compressing and inflating messages: windows, what one message may refer to in others, and the
+// pools of compressors and inflaters.
+
 package websocket
 
 import (

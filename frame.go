@@ -1,3 +1,6 @@
+// Frames: their headers, masks, close payloads, and those of hixie-76; and whole text messages as
+// frames on a stream.
+
 package websocket
 
 import (

@@ -1,3 +1,5 @@
+// The opening handshake of a server on a stream: reading the request, and accepting or refusing it.
+
 package websocket
 
 import (

@@ -1,3 +1,5 @@
+// The grammar of header fields (RFC 9110, section 5), and of the keys in them; limits of a head.
+
 package websocket
 
 import (

@@ -1,3 +1,5 @@
+// A stream of HTTP/2 (RFC 8441) as a transport.
+
 package websocket
 
 import (

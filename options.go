@@ -1,3 +1,5 @@
+// Options, their defaults, and who heeds which.
+
 package websocket
 
 import (

@@ -1,3 +1,5 @@
+// Origins: which pages may connect.
+
 package websocket
 
 import (

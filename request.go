@@ -1,3 +1,5 @@
+// A client's opening handshake: its parser, which is bounded, for both versions.
+
 package websocket
 
 import (

@@ -1,3 +1,5 @@
+// The answer to the keys of an opening handshake, for both versions.
+
 package websocket
 
 import (

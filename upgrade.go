@@ -1,3 +1,6 @@
+// The opening handshake beside net/http: over HTTP/1.1 by taking the connection over, and over
+// HTTP/2.
+
 package websocket
 
 import (
