@@ -138,7 +138,7 @@ func (c *Conn) enqueue(frame, p []byte, limit int, now bool) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	switch {
-	case c.end.writable() != nil || c.serve.isOver():
+	case c.end.writable() != nil || c.serve.isParting():
 		return false
 	case c.write.waiting()+len(frame) > limit:
 		c.startCloseLocked(&CloseError{Code: ClosePolicyViolation, Reason: "too many messages wait to be read", by: byUs})

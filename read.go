@@ -151,8 +151,8 @@ func (c *Conn) takeMessage() (t MessageType, p []byte, ok bool) {
 }
 
 // awaitMessage waits for the next message, or for more of the one in progress. It takes the
-// message if that arrives whole, as takeMessage does, and has it ready otherwise. The error
-// errRest says that the connection is to rest, if it may.
+// message if that arrives whole, as takeMessage does, and has it ready otherwise. If rest is true
+// and the connection is to rest, the error is errRest.
 func (c *Conn) awaitMessage(rest bool) (t MessageType, p []byte, ok bool, err error) {
 	err = c.skipMessage()
 	for err == nil && !c.read.ready() && !c.read.inflating() {
@@ -175,16 +175,13 @@ func (c *Conn) awaitMessage(rest bool) (t MessageType, p []byte, ok bool, err er
 // skipMessage skips what the last messageReader has left of its message.
 func (c *Conn) skipMessage() error {
 	for c.read.reads(0) {
-		end := false
+		var end bool
 		var err error
-		switch {
-		case c.read.refers():
+		if c.read.refers() {
 			var skipped [512]byte
 			_, end, err = c.readSome(skipped[:])
-		default:
-			if end = c.read.discard(); !end {
-				err = c.advance()
-			}
+		} else if end = c.read.discard(); !end {
+			err = c.advance()
 		}
 		if err != nil {
 			return err

@@ -183,7 +183,7 @@ import (
 // Timers, which Close stops, send pongs and replies that were held back.
 type Conn struct {
 	opts  *Options    // not to be changed
-	serve serving     // what Serve and a Server know of the connection
+	serve serving     // what Serve and a Server know of the connection; guarded by mu, too
 	more  atomic.Bool // another whole message has arrived; set in the turn
 
 	// mu guards what follows, up to req. It is not held during I/O.
@@ -276,7 +276,7 @@ func (c *Conn) Request() *Request {
 func (c *Conn) isOpen() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.end.readable() == nil && !c.serve.isOver()
+	return c.end.readable() == nil && !c.serve.isParting()
 }
 
 // LocalAddr returns the local address of the transport, or one that stands for none.
@@ -431,8 +431,8 @@ func (s *serving) isOpening() bool { return s.stage == stageOpening }
 // runs reports whether functions of a Handler are called, and nobody else may read.
 func (s *serving) runs() bool { return s.stage != unserved && s.stage != stageServed }
 
-// isOver reports whether OnClose runs, or has.
-func (s *serving) isOver() bool { return s.stage >= stageParting }
+// isParting reports whether OnClose runs, or has.
+func (s *serving) isParting() bool { return s.stage >= stageParting }
 
 // setSlot sets the connection's place among those of its Server, and slotOf returns it.
 func (s *serving) setSlot(n int) { s.slot.Store(int32(n)) }
