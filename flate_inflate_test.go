@@ -785,10 +785,26 @@ func FuzzInflate(f *testing.F) {
 				z = data[:rnd.IntN(len(data)+1)]
 			}
 			data = data[len(z):]
+			first := byte(typ) | rsv1Bit
+			whole, size, fits := z, 0, true // on the wire, a fragment may have 16 bytes more
+			for fragments := 1; ; fragments++ {
+				cut, last := len(z), rnd.IntN(3) == 0
+				if !last {
+					cut = rnd.IntN(len(z) + 1)
+				}
+				size += cut
+				fits = fits && size <= limit+limit/4+16*fragments
+				if last {
+					break
+				}
+				wire = wf(first, string(z[:cut])).append(wire, !client, false)
+				z, first = z[cut:], 0
+			}
+			wire = wf(first|finBit, string(z)).append(wire, !client, false)
 			if good {
-				p, ok := inflateAs(string(z), history)
-				good = ok && len(p) <= limit && len(z) <= limit && (typ == Binary || utf8.Valid(p))
-				tooBig = len(z) > limit || !ok || len(p) > limit
+				p, ok := inflateAs(string(whole), history)
+				good = ok && fits && len(p) <= limit && (typ == Binary || utf8.Valid(p))
+				tooBig = !ok || !fits || len(p) > limit
 				if good {
 					want = append(want, wireMessage{typ, string(p)})
 				}
@@ -797,13 +813,6 @@ func FuzzInflate(f *testing.F) {
 					history = history[max(0, len(history)-32<<10):]
 				}
 			}
-			first := byte(typ) | rsv1Bit
-			for rnd.IntN(3) > 0 {
-				cut := rnd.IntN(len(z) + 1)
-				wire = wf(first, string(z[:cut])).append(wire, !client, false)
-				z, first = z[cut:], 0
-			}
-			wire = wf(first|finBit, string(z)).append(wire, !client, false)
 		}
 		for i, way := range packedReads {
 			in := wireChunks[(int(seed%8)+i)%len(wireChunks)].of(bytes.NewReader(bytes.Clone(wire)))
