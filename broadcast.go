@@ -140,12 +140,12 @@ func (c *Conn) enqueue(frame, p []byte, limit int, now bool) bool {
 	switch {
 	case c.end.writable() != nil || c.serve.isParting():
 		return false
-	case c.write.waiting()+len(frame) > limit:
+	case c.write.waiting(c.t.takenNow())+len(frame) > limit:
 		c.startCloseLocked(&CloseError{Code: ClosePolicyViolation, Reason: "too many messages wait to be read", by: byUs})
 		c.t.limitRead(time.Unix(1, 0)) // Serve waits for input; this ends the wait
 		return false
 	case now && c.t.isSocket() && c.write.isEmpty():
-		c.drainLocked(c.write.takeFrame(frame, p), false)
+		c.drainLocked(c.write.takeFrame(frame, p), impatient)
 		return false
 	}
 	switch queued := c.write.enqueue(frame, p); {
@@ -164,11 +164,13 @@ func (c *Conn) push() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.write.unclaim()
-	switch {
-	case !c.write.pending() || c.end.failed() != nil || c.end.isShut():
-	case c.write.isBusy():
-		c.writeLaterLocked(0)
-	default:
-		c.drainLocked(c.write.take(), false)
+	for c.write.pending() && c.end.failed() == nil && !c.end.isShut() {
+		if c.write.isBusy() {
+			c.writeLaterLocked(0)
+			return
+		}
+		if c.drainLocked(c.write.take(), impatient) != nil {
+			return
+		}
 	}
 }

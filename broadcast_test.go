@@ -160,7 +160,7 @@ func TestDeflateBroadcastOnce(t *testing.T) {
 		}
 		for _, c := range s.conns {
 			c.mu.Lock()
-			if err := c.flushLocked(); err != nil {
+			if err := c.flushLocked(callers); err != nil {
 				t.Error(err)
 			}
 			c.mu.Unlock()
@@ -231,7 +231,7 @@ func TestDeflateBroadcastContext(t *testing.T) {
 			}
 			e.mu.Lock()
 			defer e.mu.Unlock()
-			if err := e.flushLocked(); err != nil {
+			if err := e.flushLocked(callers); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -18,15 +18,19 @@ const (
 var inputs = sync.Pool{New: func() any { return new([inputSize]byte) }}
 
 // An output collects frames until they are written.
-type output struct{ b []byte }
+type output struct {
+	b      []byte
+	number uint64  // counts the outputs of a writer
+	next   *output // of its list
+}
 
 var outputs = sync.Pool{New: func() any { return &output{b: make([]byte, 0, 4<<10)} }}
 
 func newOutput() *output { return outputs.Get().(*output) }
 
 func (o *output) free() {
-	if cap(o.b) <= 8*batchSize {
-		o.b = o.b[:0]
+	if cap(o.b) <= 4*batchSize {
+		o.b, o.next = o.b[:0], nil
 		outputs.Put(o)
 	}
 }

@@ -59,7 +59,7 @@ func (c *Conn) closeStream(e *CloseError) error {
 	if !first {
 		return nil
 	}
-	return c.flushLocked()
+	return c.flushLocked(ours)
 }
 
 // beginClose begins a closing handshake, and takes the turn to read the answer, unless that is
@@ -100,7 +100,7 @@ func (c *Conn) endClose(e *CloseError, awaits bool) (err error) {
 		err = c.awaitClose()
 	}
 	c.mu.Lock()
-	err = cmp.Or(err, c.end.lastInput(), c.flushLocked())
+	err = cmp.Or(err, c.end.lastInput(), c.flushLocked(ours))
 	answered := c.end.answered()
 	client := c.write.isClient()
 	c.mu.Unlock()
@@ -252,7 +252,7 @@ func (c *Conn) endWith(e *CloseError) {
 	c.end.end(e)
 	c.startWatchdogLocked()
 	c.putCloseLocked(e)
-	c.flushLocked()
+	c.flushLocked(ours)
 	returned = true
 }
 

@@ -22,6 +22,19 @@ var (
 	errStale      = errors.New("websocket: use of a reader or writer after the end of its message")
 )
 
+// A timeoutError is the error of a write whose deadline has passed.
+type timeoutError string
+
+const (
+	errUnsent  timeoutError = "the write deadline has passed, and nothing was sent"
+	errSending timeoutError = "the write deadline has passed while the message was sent"
+)
+
+func (e timeoutError) Error() string        { return "websocket: " + string(e) }
+func (e timeoutError) Is(target error) bool { return target == os.ErrDeadlineExceeded }
+func (e timeoutError) Timeout() bool        { return true }
+func (e timeoutError) Temporary() bool      { return true }
+
 // A HandshakeError says why an opening handshake failed.
 type HandshakeError struct {
 	Status int    // the HTTP status: for PutRefusal, or to a client, of the response

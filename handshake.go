@@ -154,7 +154,7 @@ func (c *Conn) accept(req *Request, response []byte, opened func(*Conn)) error {
 		opened(c)
 		c.mu.Lock()
 	}
-	return c.flushLocked()
+	return c.flushLocked(callers)
 }
 
 // refuse writes a refusal and lets c do nothing else.
@@ -165,7 +165,7 @@ func (c *Conn) refuse(status int, reason string, response []byte) error {
 		return err
 	}
 	c.write.putBytes(response)
-	err := c.flushLocked()
+	err := c.flushLocked(callers)
 	c.stopReadsLocked(&HandshakeError{Status: status, Reason: reason})
 	c.end.accept()
 	c.end.stopWrites(c.end.readable())

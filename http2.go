@@ -12,7 +12,6 @@ import (
 	"net/netip"
 	"os"
 	"sync"
-	"sync/atomic"
 	"time"
 )
 
@@ -26,14 +25,15 @@ type stream struct {
 	local    net.Addr
 	remote   net.Addr
 
-	readErr  error                     // of body; set before the pipe is closed
-	deadline atomic.Pointer[time.Time] // for writes; nil and the zero time mean none
+	readErr error // of body; set before the pipe is closed
 
 	mu     sync.Mutex // held while w is written to
 	closed bool
 
-	deadlines sync.Mutex // held while control sets a deadline
-	over      bool       // the handler may return: neither is to be used any more
+	deadlines sync.Mutex // guards what follows, and control
+	deadline  time.Time  // for writes
+	writing   bool       // and the deadline is in force
+	over      bool       // the handler may return: neither w nor control is to be used any more
 }
 
 func newStream(w http.ResponseWriter, r *http.Request) *stream {
@@ -71,16 +71,40 @@ func (s *stream) Write(p []byte) (n int, err error) {
 	if s.closed {
 		return 0, net.ErrClosed
 	}
+	s.enforce(true)
 	err = s.try(func() error {
 		if n, err = s.w.Write(p); err != nil {
 			return err
 		}
 		return s.control.Flush()
 	})
-	if d := s.deadline.Load(); err != nil && d != nil && !d.IsZero() && !d.After(time.Now()) {
+	if d := s.enforce(false); err != nil && !d.IsZero() && !d.After(time.Now()) {
 		err = os.ErrDeadlineExceeded
 	}
 	return n, err
+}
+
+// enforce puts the deadline in force for a write, or not any more: a stream would not survive it,
+// even if nothing was written. It returns the deadline.
+func (s *stream) enforce(on bool) time.Time {
+	s.deadlines.Lock()
+	defer s.deadlines.Unlock()
+	s.writing = on
+	switch {
+	case s.deadline.IsZero():
+	case on:
+		s.setLocked(s.deadline)
+	default:
+		s.setLocked(time.Time{})
+	}
+	return s.deadline
+}
+
+func (s *stream) setLocked(t time.Time) error {
+	if s.over {
+		return net.ErrClosed
+	}
+	return s.try(func() error { return s.control.SetWriteDeadline(t) })
 }
 
 // try calls f, which uses w. That may panic after the handler has returned.
@@ -111,13 +135,16 @@ func (s *stream) Close() error {
 }
 
 func (s *stream) SetWriteDeadline(t time.Time) error {
-	s.deadline.Store(&t)
 	s.deadlines.Lock()
 	defer s.deadlines.Unlock()
-	if s.over {
+	s.deadline = t
+	switch {
+	case s.over:
 		return net.ErrClosed
+	case s.writing:
+		return s.setLocked(t)
 	}
-	return s.try(func() error { return s.control.SetWriteDeadline(t) })
+	return nil
 }
 
 func (s *stream) LocalAddr() net.Addr { return s.local }

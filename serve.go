@@ -173,7 +173,7 @@ func (c *Conn) keepAlive() {
 		busy := c.write.isBusy()
 		calm := !c.t.alive() && c.turn != turnFree && !busy
 		var ping bool
-		ping, err = c.serve.look(calm, busy, c.t.progress(), c.write.isHixie())
+		ping, err = c.serve.look(calm, busy, c.write.isBlocked(), c.t.progress(), c.write.isHixie())
 		if ping && c.end.writable() == nil {
 			c.putControlLocked(opPing, nil)
 		}

@@ -787,7 +787,7 @@ func TestServerRest(t *testing.T) {
 	for _, b := range whole {
 		c.mu.Lock()
 		c.write.putBytes([]byte{b})
-		err := c.flushLocked()
+		err := c.flushLocked(callers)
 		c.mu.Unlock()
 		if err != nil {
 			t.Fatal(err)
@@ -828,7 +828,7 @@ func TestServerRestEnds(t *testing.T) {
 			client.mu.Lock()
 			defer client.mu.Unlock()
 			client.write.putBytes([]byte{0x83, 0x80, 0, 0, 0, 0})
-			client.flushLocked()
+			client.flushLocked(callers)
 		}, func(t *testing.T, err error) { checkCode(t, err, CloseProtocolError, byFailure) }, CloseProtocolError},
 		{"CloseWith", func(t *testing.T, _ *Server, c, _ *Conn) {
 			if err := c.CloseWith(4001, ""); err != nil {

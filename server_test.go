@@ -279,7 +279,7 @@ func TestServerSlowClient(t *testing.T) {
 			t.Fatal(err)
 		}
 		slowConn.mu.Lock()
-		waiting := slowConn.write.waiting()
+		waiting := slowConn.write.waiting(slowConn.t.takenNow())
 		slowConn.mu.Unlock()
 		queued = max(queued, waiting)
 		if n%100 == 0 {

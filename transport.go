@@ -9,6 +9,7 @@ import (
 	"os"
 	"runtime"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -31,14 +32,20 @@ type transport struct {
 	heard atomic.Bool   // something has been read since alive was asked
 	bare  bool          // rw serves one call: no byte too many is read from it, nor is it closed
 	shuts bool          // rw can be closed
+	own   bool          // a write that does not heed the caller's deadline is in progress
 	moved atomic.Uint32 // counts writes that rw has taken
+	taken atomic.Int64  // bytes that rw has taken since beginWrite
+	rw    io.ReadWriter
 
-	rw     io.ReadWriter
-	socket *socketWriter // or nil
+	deadlines *deadlines // or nil: there are none; the lock of a Conn guards them, and own
+}
 
-	// The lock of a Conn guards these.
-	deadline time.Time // for reads, as the caller has set it
-	limit    time.Time // for reads besides
+// deadlines are the times at which reads and writes end.
+type deadlines struct {
+	read  time.Time // as the caller has set it
+	limit time.Time // for reads besides
+	write time.Time // for the caller's writes
+	set   time.Time // for writes, as rw has it
 }
 
 // init makes t a transport over rw.
@@ -229,80 +236,95 @@ func (t *transport) hear() {
 // alive reports whether something has been read since it was last asked.
 func (t *transport) alive() bool { return t.heard.Swap(false) }
 
-// progress returns a number that changes whenever rw has taken a write.
-func (t *transport) progress() uint32 { return t.moved.Load() }
+// progress returns a number that changes when rw has taken a write, or as far as the system tells,
+// when the peer has taken something of it.
+func (t *transport) progress() uint32 {
+	return t.moved.Load()<<24 ^ uint32(unsent(t.rw))
+}
 
-// write writes head and then tail, which may be empty, with one call unless they are large.
-func (t *transport) write(head, tail []byte) error {
-	if len(tail) > 0 {
-		step := min(len(tail), writeSize)
-		if err := t.writeVec(head, tail[:step]); err != nil {
-			return err
-		}
+// takenNow returns how many bytes rw has taken since beginWrite.
+func (t *transport) takenNow() int { return int(t.taken.Load()) }
+
+// take notes that rw has taken n bytes.
+func (t *transport) take(n int) {
+	if n > 0 {
+		t.taken.Add(int64(n))
 		t.moved.Add(1)
-		head = tail[step:]
+	}
+}
+
+// write writes head and then tail, which may be empty, with one call unless they are large. It
+// returns what rw has not taken, which is nothing if there is no error.
+func (t *transport) write(head, tail []byte) (_, _ []byte, err error) {
+	if len(tail) > 0 {
+		n := 0
+		n, err = t.writeVec(head, tail[:min(len(tail), writeSize)])
+		if n < len(head) {
+			return head[n:], tail, err
+		}
+		if head, tail = tail[n-len(head):], nil; err != nil {
+			return head, nil, err
+		}
 	}
 	if t.raw != nil && len(head) > writeSize {
-		_, err := t.writeSocket(head, true)
-		return err
+		head, err = t.writeSocket(head, true)
+		return head, nil, err
 	}
-	for len(head) > 0 {
-		n := min(len(head), writeSize)
-		if err := writeFull(t.rw, head[:n]); err != nil {
-			return err
-		}
+	for len(head) > 0 && err == nil {
+		n := 0
+		n, err = writeSome(t.rw, head[:min(len(head), writeSize)])
+		t.take(n)
 		head = head[n:]
-		t.moved.Add(1)
 	}
-	return nil
+	return head, nil, err
 }
 
 // writeVec writes head and tail, with one call if rw is a socket.
-func (t *transport) writeVec(head, tail []byte) error {
+func (t *transport) writeVec(head, tail []byte) (n int, err error) {
 	if t.raw == nil {
-		if err := writeFull(t.rw, head); err != nil {
-			return err
+		n, err = writeSome(t.rw, head)
+		t.take(n)
+		if err == nil {
+			n, err = writeSome(t.rw, tail)
+			t.take(n)
+			n += len(head)
 		}
-		t.moved.Add(1)
-		return writeFull(t.rw, tail)
+		return n, err
 	}
-	s := t.output()
+	s := newSocketWriter(t)
+	defer s.free()
 	s.two = [2][]byte{head, tail}
 	s.bufs = s.two[:]
-	n, err := s.bufs.WriteTo(t.rw)
-	s.two = [2][]byte{}
-	if err == nil && n < int64(len(head)+len(tail)) {
+	sent, err := s.bufs.WriteTo(t.rw)
+	t.take(int(sent))
+	if err == nil && int(sent) < len(head)+len(tail) {
 		err = io.ErrShortWrite
 	}
-	return err
+	return int(sent), err
 }
 
-// output returns the socketWriter.
-func (t *transport) output() *socketWriter {
-	if t.socket == nil {
-		t.socket = &socketWriter{t: t}
-		t.socket.try = t.socket.tryWrite
+// tryWrite writes what a socket has room for, and returns the rest. If there is one, the error is
+// os.ErrDeadlineExceeded.
+func (t *transport) tryWrite(p []byte) (rest []byte, err error) {
+	if rest, err = t.writeSocket(p, false); len(rest) > 0 && err == nil {
+		err = os.ErrDeadlineExceeded
 	}
-	return t.socket
+	return rest, err
 }
-
-// tryWrite writes what a socket has room for, and returns the rest.
-func (t *transport) tryWrite(p []byte) (rest []byte, err error) { return t.writeSocket(p, false) }
 
 // writeSocket writes to a socket: it sees progress without parting p. It waits for room, if
 // wait is true, or else returns what there is no room for.
 func (t *transport) writeSocket(p []byte, wait bool) (rest []byte, err error) {
-	s := t.output()
+	s := newSocketWriter(t)
+	defer s.free()
 	s.rest, s.wait = p, wait
-	err = t.raw.Write(s.try)
-	if err == nil {
-		err, s.err = s.err, nil
+	if err = t.raw.Write(s.try); err == nil {
+		err = s.err
 	}
 	if e, ok := err.(*net.OpError); ok {
 		e.Op = "write" // not raw-write
 	}
-	rest, s.rest = s.rest, nil
-	return rest, err
+	return s.rest, err
 }
 
 // A socketWriter is what calls need that write to a socket.
@@ -315,6 +337,24 @@ type socketWriter struct {
 
 	two  [2][]byte // for one call of writev
 	bufs net.Buffers
+}
+
+// socketWriters holds those that are not in use: few are, at a time.
+var socketWriters = sync.Pool{New: func() any {
+	s := new(socketWriter)
+	s.try = s.tryWrite
+	return s
+}}
+
+func newSocketWriter(t *transport) *socketWriter {
+	s := socketWriters.Get().(*socketWriter)
+	s.t = t
+	return s
+}
+
+func (s *socketWriter) free() {
+	*s = socketWriter{try: s.try}
+	socketWriters.Put(s)
 }
 
 // tryWrite is what raw.Write calls whenever there may be room, until it reports true.
@@ -330,7 +370,7 @@ func (s *socketWriter) tryWrite(fd uintptr) bool {
 			return true
 		default:
 			s.rest = s.rest[n:]
-			s.t.moved.Add(1)
+			s.t.take(n)
 		}
 	}
 	return true
@@ -338,11 +378,19 @@ func (s *socketWriter) tryWrite(fd uintptr) bool {
 
 // writeFull writes p with one call of w.Write.
 func writeFull(w io.Writer, p []byte) error {
-	n, err := w.Write(p)
+	_, err := writeSome(w, p)
+	return err
+}
+
+// writeSome writes p with one call of w.Write, and returns how much w has taken, which is all of it
+// if there is no error.
+func writeSome(w io.Writer, p []byte) (n int, err error) {
+	n, err = w.Write(p)
+	n = max(0, min(n, len(p))) // whatever w says
 	if err == nil && n < len(p) {
 		err = io.ErrShortWrite
 	}
-	return err
+	return n, err
 }
 
 // wouldBlock reports whether err is syscall.EAGAIN, which Plan 9 has not.
@@ -380,47 +428,116 @@ func (t *transport) linger() {
 }
 
 // setReadDeadline sets the deadline for reads that the caller wants.
-func (t *transport) setReadDeadline(d time.Time) error {
-	t.deadline = d
+func (t *transport) setReadDeadline(at time.Time) error {
+	t.times().read = at
 	return t.applyDeadline()
 }
 
 // limitRead lets reads end at a time at the latest, or if it is zero, when the caller wants.
 // It reports whether there was such a limit before the caller's deadline.
 func (t *transport) limitRead(at time.Time) bool {
-	limited := t.limited()
-	t.limit = at
+	d := t.times()
+	limited := d.limited()
+	d.limit = at
 	t.applyDeadline()
 	return limited
 }
 
-// limited reports whether limit is before deadline.
-func (t *transport) limited() bool {
-	return !t.limit.IsZero() && (t.deadline.IsZero() || t.limit.Before(t.deadline))
+// times returns the deadlines, to be changed.
+func (t *transport) times() *deadlines {
+	if t.deadlines == nil {
+		t.deadlines = new(deadlines)
+	}
+	return t.deadlines
+}
+
+// limited reports whether limit is before the caller's deadline for reads.
+func (d *deadlines) limited() bool {
+	return !d.limit.IsZero() && (d.read.IsZero() || d.limit.Before(d.read))
 }
 
 func (t *transport) applyDeadline() error {
-	d, ok := t.rw.(interface{ SetReadDeadline(time.Time) error })
-	switch {
-	case !ok:
-		return os.ErrNoDeadline
-	case t.limited():
-		return d.SetReadDeadline(t.limit)
+	d := t.deadlines
+	at := d.read
+	if d.limited() {
+		at = d.limit
 	}
-	return d.SetReadDeadline(t.deadline)
-}
-
-func (t *transport) setWriteDeadline(at time.Time) error {
-	if d, ok := t.rw.(interface{ SetWriteDeadline(time.Time) error }); ok {
-		return d.SetWriteDeadline(at)
+	t.forget()
+	if rw, ok := t.rw.(interface{ SetReadDeadline(time.Time) error }); ok {
+		return rw.SetReadDeadline(at)
 	}
 	return os.ErrNoDeadline
 }
 
+// forget gives the memory of deadlines back if there are none.
+func (t *transport) forget() {
+	if *t.deadlines == (deadlines{}) {
+		t.deadlines = nil
+	}
+}
+
+// setWriteDeadline sets the deadline for the caller's writes.
+func (t *transport) setWriteDeadline(at time.Time) error {
+	rw, ok := t.rw.(interface{ SetWriteDeadline(time.Time) error })
+	if !ok {
+		return os.ErrNoDeadline
+	}
+	d := t.times()
+	if d.write = at; t.own {
+		return nil
+	}
+	d.set = at
+	t.forget()
+	return rw.SetWriteDeadline(at)
+}
+
+// writeDeadline returns the deadline for the caller's writes, or the zero time.
+func (t *transport) writeDeadline() time.Time {
+	if t.deadlines == nil {
+		return time.Time{}
+	}
+	return t.deadlines.write
+}
+
+// expired returns an error if the caller's writes have no time left.
+func (t *transport) expired() error {
+	if at := t.writeDeadline(); at.IsZero() || time.Now().Before(at) {
+		return nil
+	}
+	return errUnsent
+}
+
+// beginWrite has the writes up to endWrite end at the caller's deadline, or if they are not the
+// caller's own, never, unless limitWrite is called.
+func (t *transport) beginWrite(own bool) {
+	t.own = own
+	t.taken.Store(0)
+	if t.deadlines == nil {
+		return
+	}
+	at := t.deadlines.write
+	if own {
+		at = time.Time{}
+	}
+	if !at.Equal(t.deadlines.set) {
+		t.limitWrite(at)
+	}
+}
+
+func (t *transport) endWrite() { t.own = false }
+
+// limitWrite lets the write in progress end at a time at the latest.
+func (t *transport) limitWrite(at time.Time) {
+	if rw, ok := t.rw.(interface{ SetWriteDeadline(time.Time) error }); ok {
+		t.times().set = at
+		rw.SetWriteDeadline(at)
+	}
+}
+
 // freeDeadlines removes all deadlines.
 func (t *transport) freeDeadlines() {
-	t.deadline, t.limit = time.Time{}, time.Time{}
-	t.applyDeadline()
+	t.limitRead(time.Time{})
+	t.setReadDeadline(time.Time{})
 	t.setWriteDeadline(time.Time{})
 }
 

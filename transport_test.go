@@ -68,12 +68,12 @@ func TestIdle(t *testing.T) {
 					if err := tt.read(c); !errors.Is(err, os.ErrDeadlineExceeded) {
 						t.Fatal(err)
 					}
-					if len(c.t.in) == len(tt.then) && cap(c.t.in) <= 16 && c.write.out == nil && cap(c.read.chunk) == 0 {
+					if len(c.t.in) == len(tt.then) && cap(c.t.in) <= 16 && c.write.first == nil && cap(c.read.chunk) == 0 {
 						break
 					}
 					if d > time.Second {
 						t.Fatalf("holds input: %d of %d, chunk: %d of %d, output: %t",
-							len(c.t.in), cap(c.t.in), len(c.read.chunk), cap(c.read.chunk), c.write.out != nil)
+							len(c.t.in), cap(c.t.in), len(c.read.chunk), cap(c.read.chunk), c.write.first != nil)
 					}
 				}
 			})
@@ -723,6 +723,15 @@ func TestTransportBare(t *testing.T) {
 	}
 }
 
+// writeAll writes with tr, and returns an error also if something is left without one.
+func writeAll(tr *transport, head, tail string) error {
+	h, t, err := tr.write([]byte(head), []byte(tail))
+	if err == nil && len(h)+len(t) > 0 {
+		err = fmt.Errorf("%d bytes are left", len(h)+len(t))
+	}
+	return err
+}
+
 // A head and a tail arrive behind each other: on a socket with one call, and elsewhere with one
 // each, unless they are large. Each call is progress.
 func TestTransportWrite(t *testing.T) {
@@ -732,13 +741,13 @@ func TestTransportWrite(t *testing.T) {
 		for _, pair := range transportPairs {
 			t.Run(fmt.Sprintf("%s/%d", pair.name, size), func(t *testing.T) {
 				tr, peer := pair.open(t)
-				written := goErr(func() error { return tr.write([]byte(head), []byte(tail)) })
+				written := goErr(func() error { return writeAll(tr, head, tail) })
 				got := make([]byte, len(head)+size)
 				_, rerr := io.ReadFull(peer, got)
 				if err := wait(t, written); err != nil || rerr != nil || string(got) != head+tail {
 					t.Errorf("another text has arrived, %v, %v", err, rerr)
 				}
-				moved := int(tr.progress())
+				moved := int(tr.moved.Load())
 				switch {
 				case size == 0 || size <= writeSize && tr.isSocket():
 					if moved != 1 {
@@ -755,20 +764,21 @@ func TestTransportWrite(t *testing.T) {
 		}
 		stream := &memStream{}
 		tr := newTransport(stream)
-		if err := tr.write([]byte(head), []byte(tail)); err != nil || stream.out.String() != head+tail {
+		if err := writeAll(tr, head, tail); err != nil || stream.out.String() != head+tail {
 			t.Errorf("%d bytes: wrote %d, %v", size, stream.out.Len(), err)
 		}
-		if want := 1 + (size+writeSize-1)/writeSize; stream.writes != want || tr.progress() != uint32(want) {
-			t.Errorf("%d bytes: %d writes, %d times progress, want %d", size, stream.writes, tr.progress(), want)
+		if want := 1 + (size+writeSize-1)/writeSize; stream.writes != want || tr.moved.Load() != uint32(want) {
+			t.Errorf("%d bytes: %d writes, %d times progress, want %d", size, stream.writes, tr.moved.Load(), want)
 		}
 	}
 	tr := newTransport(struct {
 		io.Reader
 		io.Writer
 	}{nil, writeFunc(func(p []byte) (int, error) { return len(p) / 2, nil })})
-	for _, tail := range []string{"", "tail"} {
-		if err := tr.write([]byte(head), []byte(tail)); err != io.ErrShortWrite || tr.progress() != 0 {
-			t.Errorf("a short write returned %v, with progress: %d", err, tr.progress())
+	for n, tail := range []string{"", "tail"} {
+		rest, more, err := tr.write([]byte(head), []byte(tail))
+		if err != io.ErrShortWrite || string(rest)+string(more) != head[len(head)/2:]+tail || tr.takenNow() != (n+1)*len(head)/2 {
+			t.Errorf("a short write returned %v, and took %d bytes", err, tr.takenNow())
 		}
 	}
 }
@@ -784,16 +794,19 @@ func TestTransportTryWrite(t *testing.T) {
 	peer.(*net.TCPConn).SetReadBuffer(1 << 16)
 	text := bytes.Repeat(sampleText(1000003, 1), 8)
 	rest, err := tr.tryWrite(text)
-	if err != nil || len(rest) == 0 || len(rest) == len(text) || &rest[len(rest)-1] != &text[len(text)-1] {
+	if err != os.ErrDeadlineExceeded || len(rest) == 0 || len(rest) == len(text) || &rest[len(rest)-1] != &text[len(text)-1] {
 		t.Fatalf("%d of %d bytes are left, %v", len(rest), len(text), err)
 	}
-	before := tr.progress()
-	if again, err := tr.tryWrite(rest[:1000]); err != nil || (len(again) == 1000) != (tr.progress() == before) {
-		t.Fatalf("%d of 1000 bytes are left, %v, with progress: %t", len(again), err, tr.progress() != before)
+	if tr.takenNow() != 3+len(text)-len(rest) {
+		t.Errorf("%d bytes have been taken, and %d of %d are left", tr.takenNow(), len(rest), len(text))
+	}
+	before := tr.moved.Load()
+	if again, err := tr.tryWrite(rest[:1000]); (err == nil) != (len(again) == 0) || (len(again) == 1000) != (tr.moved.Load() == before) {
+		t.Fatalf("%d of 1000 bytes are left, %v, with progress: %t", len(again), err, tr.moved.Load() != before)
 	} else {
 		rest = rest[1000-len(again):]
 	}
-	written := goErr(func() error { return tr.write(rest, nil) })
+	written := goErr(func() error { return writeAll(tr, string(rest), "") })
 	got := make([]byte, 3+len(text))
 	_, rerr := io.ReadFull(peer, got)
 	if err := wait(t, written); err != nil || rerr != nil || string(got[:3]) != "abc" || !bytes.Equal(got[3:], text) {
@@ -803,8 +816,8 @@ func TestTransportTryWrite(t *testing.T) {
 	tr.close()
 	for _, write := range []func() error{
 		func() error { _, err := tr.tryWrite([]byte("abc")); return err },
-		func() error { return tr.write([]byte("abc"), []byte("d")) },
-		func() error { return tr.write(text, nil) },
+		func() error { return writeAll(tr, "abc", "d") },
+		func() error { return writeAll(tr, string(text), "") },
 	} {
 		if err := write(); !errors.Is(err, net.ErrClosed) || !strings.HasPrefix(err.Error(), "write") {
 			t.Error("a write to a closed socket returned", err)
@@ -812,14 +825,14 @@ func TestTransportTryWrite(t *testing.T) {
 	}
 }
 
-// deadlines is a stream that keeps its deadlines.
-type deadlines struct {
+// A timedStream is a stream that keeps its deadlines.
+type timedStream struct {
 	*memStream
 	read, write time.Time
 }
 
-func (d *deadlines) SetReadDeadline(t time.Time) error  { d.read = t; return nil }
-func (d *deadlines) SetWriteDeadline(t time.Time) error { d.write = t; return nil }
+func (d *timedStream) SetReadDeadline(t time.Time) error  { d.read = t; return nil }
+func (d *timedStream) SetWriteDeadline(t time.Time) error { d.write = t; return nil }
 
 // Of the caller's deadline and the limit the earlier one counts. Neither forgets the other.
 func TestTransportDeadlines(t *testing.T) {
@@ -835,7 +848,7 @@ func TestTransportDeadlines(t *testing.T) {
 		{later, soon, soon, true},
 		{soon, soon, soon, false},
 	} {
-		d := new(deadlines)
+		d := new(timedStream)
 		tr := newTransport(d)
 		for _, order := range []string{"caller", "limit", "caller"} {
 			var err error
@@ -903,7 +916,7 @@ func TestTransportTimeout(t *testing.T) {
 // To linger is to end the output, and to wait until the peer has ended its own.
 func TestTransportLinger(t *testing.T) {
 	tr, peer := transportPairs[1].open(t)
-	if err := tr.write([]byte("last"), nil); err != nil {
+	if err := writeAll(tr, "last", ""); err != nil {
 		t.Fatal(err)
 	}
 	lingered := goErr(func() error { tr.linger(); return tr.close() })

@@ -309,10 +309,22 @@ func (c *Conn) limitRead(at time.Time) bool {
 }
 
 // SetWriteDeadline sets the time after which writes fail with an error that wraps
-// [os.ErrDeadlineExceeded]; the zero time means never. A timeout is final for writes,
-// as a part of a frame may have been sent. If the transport has no deadlines, the
-// error is [os.ErrNoDeadline].
-func (c *Conn) SetWriteDeadline(t time.Time) error { return c.t.setWriteDeadline(t) }
+// [os.ErrDeadlineExceeded]; the zero time means never. What the Conn sends by itself, such as
+// pongs, does not heed it.
+//
+// A timeout is not final. A message that there was no time to begin is not sent. One that was
+// begun stays, and goes out before all that is sent later: [Conn.Write] tells them apart, as it
+// returns 0 or the length of the message. Set a new deadline and go on, or call Close. But over
+// HTTP/2, and if the transport is a [crypto/tls.Conn], no write can succeed after one has been
+// interrupted.
+//
+// If the transport has no deadlines, the error is [os.ErrNoDeadline].
+func (c *Conn) SetWriteDeadline(t time.Time) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.cond.Broadcast() // to those that wait until the deadline
+	return c.t.setWriteDeadline(t)
+}
 
 // A turn says whose it is to read from a connection. The reader, and the input half of the
 // transport, belong to it. While a function of a Handler runs nobody has the turn, and nobody
@@ -376,12 +388,22 @@ func (p *pinger) remove(q ping) {
 // timers are the clocks of a connection, or nil until they are needed.
 type timers struct {
 	write *time.Timer // has the output written later
+	wait  *time.Timer // wakes writes that wait until their deadline
 	close *time.Timer // closes the transport when the closing handshake takes too long
+}
+
+// wakeAt has f called at a time.
+func (t *timers) wakeAt(at time.Time, f func()) {
+	if d := time.Until(at); t.wait == nil {
+		t.wait = time.AfterFunc(d, f)
+	} else {
+		t.wait.Reset(d)
+	}
 }
 
 // stop stops the timers.
 func (t *timers) stop() {
-	for _, timer := range []*time.Timer{t.write, t.close} {
+	for _, timer := range []*time.Timer{t.write, t.wait, t.close} {
 		if timer != nil {
 			timer.Stop()
 		}
@@ -443,6 +465,9 @@ func (s *serving) lookAfter(interval time.Duration, f func()) {
 	s.interval, s.timer = interval, time.AfterFunc(interval, f)
 }
 
+// looks reports whether somebody looks after the peer.
+func (s *serving) looks() bool { return s.timer != nil }
+
 // stop stops looking after the peer.
 func (s *serving) stop() {
 	if s.timer != nil {
@@ -458,9 +483,9 @@ func (s *serving) rest() bool {
 
 // look is called once in an interval. It says whether the peer is to be pinged, or what is
 // wrong with it. calm says that nothing has come from it though somebody waits, and nothing is
-// written; busy that something is.
-func (s *serving) look(calm, busy bool, moved uint32, hixie bool) (ping bool, err error) {
-	if busy && moved == s.moved {
+// written; busy that something is, and blocked that a message waits for the end of another one.
+func (s *serving) look(calm, busy, blocked bool, moved uint32, hixie bool) (ping bool, err error) {
+	if (busy || blocked) && moved == s.moved {
 		s.stalls++
 	} else {
 		s.stalls = 0
@@ -468,6 +493,8 @@ func (s *serving) look(calm, busy bool, moved uint32, hixie bool) (ping bool, er
 	s.moved = moved
 	silent := calm && !hixie
 	switch {
+	case s.stalls > 3 && !busy:
+		return false, errUnclosed
 	case s.stalls > 3:
 		return false, errStalled
 	case silent && s.pinged:
@@ -484,6 +511,7 @@ func (s *serving) look(calm, busy bool, moved uint32, hixie bool) (ping bool, er
 func (s *serving) again() { s.timer.Reset(s.interval) }
 
 var (
-	errSilent  = fmt.Errorf("websocket: the peer does not answer: %w", os.ErrDeadlineExceeded)
-	errStalled = fmt.Errorf("websocket: the peer does not read: %w", os.ErrDeadlineExceeded)
+	errSilent   = fmt.Errorf("websocket: the peer does not answer: %w", os.ErrDeadlineExceeded)
+	errStalled  = fmt.Errorf("websocket: the peer does not read: %w", os.ErrDeadlineExceeded)
+	errUnclosed = fmt.Errorf("websocket: a message that NextWriter began is not closed: %w", os.ErrDeadlineExceeded)
 )

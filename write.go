@@ -6,12 +6,15 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"time"
 	"unicode/utf8"
 )
 
-// batchDelay is how long a reply may wait for others to leave with it.
-const batchDelay = time.Millisecond
+const (
+	batchDelay = time.Millisecond // how long a reply may wait for others to leave with it
+	stallTime  = time.Minute      // in which a peer must take something of what is its
+)
 
 // WriteMessage sends p as one message, in one frame. It keeps no reference to p
 // and does not allocate. Any number of goroutines may write at the same time; their
@@ -24,9 +27,10 @@ const batchDelay = time.Millisecond
 // millisecond, whichever comes first. If that fails, a later write reports it.
 //
 // WriteMessage refuses text that is not UTF-8, and for hixie-76 binary messages;
-// the connection stays usable. An error of the transport is final for all writes,
-// even if it is a timeout, but does not end reads; see [Conn.CloseNow]. Once the
-// connection is closed, the error is the [*CloseError].
+// the connection stays usable. So it does after a write deadline; see
+// [Conn.SetWriteDeadline]. Any other error of the transport is final for all writes,
+// but does not end reads; see [Conn.CloseNow]. Once the connection is closed, the error
+// is the [*CloseError].
 func (c *Conn) WriteMessage(t MessageType, p []byte) error {
 	if t == Text && !utf8.Valid(p) {
 		return errNotUTF8
@@ -43,7 +47,8 @@ func (c *Conn) WriteMessage(t MessageType, p []byte) error {
 }
 
 // Write sends p as one binary message, or for hixie-76 as a text message; see
-// [Conn.WriteMessage], which also sends text to other clients.
+// [Conn.WriteMessage], which also sends text to other clients. If it fails and yet returns the
+// length of p, the write deadline has passed after the message was begun, which will be sent.
 func (c *Conn) Write(p []byte) (int, error) {
 	t := Binary
 	c.mu.Lock()
@@ -51,10 +56,7 @@ func (c *Conn) Write(p []byte) (int, error) {
 		t = Text
 	}
 	c.mu.Unlock()
-	if err := c.WriteMessage(t, p); err != nil {
-		return 0, err
-	}
-	return len(p), nil
+	return written(len(p), c.WriteMessage(t, p))
 }
 
 // NextWriter begins a message that is sent in fragments: every Write sends one, and
@@ -88,6 +90,9 @@ func (w *messageWriter) Write(p []byte) (int, error) {
 	if !c.write.isOpen(m) {
 		return 0, errStale
 	}
+	if err := c.readyLocked(); err != nil {
+		return 0, err
+	}
 	opcode, z, err := m.fragment(p)
 	if err != nil {
 		return 0, err
@@ -100,10 +105,15 @@ func (w *messageWriter) Write(p []byte) (int, error) {
 		defer m.keep(z)
 		c.write.remember(p)
 	}
-	if err := c.putLocked(opcode, fragment, m); err != nil {
-		return 0, err
+	return written(len(p), c.putLocked(opcode, fragment, m))
+}
+
+// written returns what a Write of n bytes returns if sending them has returned err.
+func written(n int, err error) (int, error) {
+	if err != nil && err != errSending {
+		n = 0
 	}
-	return len(p), nil
+	return n, err
 }
 
 func (w *messageWriter) Close() error {
@@ -112,6 +122,9 @@ func (w *messageWriter) Close() error {
 	defer c.mu.Unlock()
 	if !c.write.isOpen(m) {
 		return errStale
+	}
+	if err := c.readyLocked(); err == errUnsent {
+		return err
 	}
 	opcode, last, err := m.end()
 	if err == errBusy {
@@ -122,7 +135,7 @@ func (w *messageWriter) Close() error {
 		// What has been sent cannot become a valid message any more.
 		c.putCloseLocked(failure(CloseInternalError, "a text message ended within a rune"))
 		c.write.end()
-		c.flushLocked()
+		c.flushLocked(ours)
 		return err
 	}
 	c.write.end()
@@ -139,10 +152,63 @@ func (c *Conn) beginWriteLocked(t MessageType) error {
 	case t == Binary && c.write.isHixie():
 		return fmt.Errorf("websocket: hixie-76 has no binary messages: %w", errors.ErrUnsupported)
 	}
-	for !c.write.isOpen(nil) && c.end.sends() {
-		c.cond.Wait()
+	if !c.write.isOpen(nil) {
+		if err := c.awaitOpenLocked(); err != nil {
+			return err
+		}
 	}
-	return c.end.writable()
+	return c.readyLocked()
+}
+
+// awaitOpenLocked waits while a message is open.
+func (c *Conn) awaitOpenLocked() error {
+	c.mu.assertLocked()
+	c.write.block(1)
+	defer c.write.block(-1)
+	for !c.write.isOpen(nil) && c.end.sends() {
+		if err := c.waitLocked(callers); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// readyLocked waits until no message is left that an earlier write could not wait for, and then
+// reports what keeps c from sending.
+func (c *Conn) readyLocked() error {
+	c.mu.assertLocked()
+	for c.write.isStuck() && c.end.sends() {
+		if err := c.waitLocked(callers); err != nil {
+			return err
+		}
+	}
+	if err := c.end.writable(); err != nil {
+		return err
+	}
+	return c.t.expired()
+}
+
+// waitLocked waits for a change, which may be that the write deadline has passed: that is an
+// error if it counts.
+func (c *Conn) waitLocked(by patience) error {
+	c.mu.assertLocked()
+	if by == callers {
+		if err := c.t.expired(); err != nil {
+			return err
+		}
+		if at := c.t.writeDeadline(); !at.IsZero() {
+			c.timers.wakeAt(at, c.wake)
+		}
+	}
+	c.cond.Wait()
+	return nil
+}
+
+// wake is the function of a timer.
+func (c *Conn) wake() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.cond.Broadcast()
 }
 
 // putLocked sends a data frame of which first is the first byte, and m the open message if it
@@ -164,29 +230,47 @@ func (c *Conn) putLocked(first byte, p []byte, m *outgoing) error {
 		c.writeLaterLocked(batchDelay)
 		return nil
 	}
-	if c.flushLocked() != nil {
+	err := c.flushLocked(callers)
+	if c.end.failed() != nil {
 		return c.end.writable()
 	}
-	return nil
+	return err
 }
 
 // putLargeLocked is putLocked for a large payload. It is written from p itself, or piece by
 // piece if it has to be masked or delimited.
 func (c *Conn) putLargeLocked(first byte, p []byte, m *outgoing) error {
 	c.mu.assertLocked()
-	for c.write.isBusy() || !c.write.isOpen(m) && c.end.sends() {
-		if m != nil && !c.write.isOpen(m) {
+	for {
+		err := c.end.writable()
+		switch {
+		case err != nil:
+			return err
+		case m != nil && !c.write.isOpen(m):
 			return errStale
+		case c.write.isBusy() || !c.write.isOpen(m):
+			err = c.waitLocked(callers)
+		case !c.write.isSmall():
+			err = c.drainLocked(c.write.take(), callers)
+		default:
+			err = c.drainLocked(c.write.takeLarge(first, p), callers)
+			switch {
+			case c.end.failed() != nil:
+				return c.end.writable()
+			case err != nil:
+				return c.stickLocked()
+			}
+			return nil
 		}
-		c.cond.Wait()
+		switch {
+		case err == nil || c.end.writable() != nil:
+		case m == nil:
+			return errUnsent
+		default: // a part of a message that has begun
+			c.write.put(first, p)
+			return c.stickLocked()
+		}
 	}
-	if err := c.end.writable(); err != nil {
-		return err
-	}
-	if c.drainLocked(c.write.takeLarge(first, p), true); c.end.failed() != nil {
-		return c.end.writable()
-	}
-	return nil
 }
 
 // writeCompressedLocked sends a message, compressed if that makes it shorter. mu is not held
@@ -222,36 +306,65 @@ func (c *Conn) writeCompressedLocked(t MessageType, p []byte) error {
 	return err
 }
 
-// flushLocked writes the output, or waits for the goroutine that already does. mu is not held
-// during the write.
-func (c *Conn) flushLocked() error {
+// A patience says how long a write to the transport may take.
+type patience byte
+
+const (
+	impatient patience = iota // no time: only what a socket has room for is written
+	callers                   // until the deadline that the caller has set
+	ours                      // as long as the peer takes something now and then
+)
+
+// flushLocked writes the output, or waits for the goroutine that already does. If it must not
+// wait any longer, the output stays, and the timer's goroutine goes on. mu is not held during the
+// write.
+func (c *Conn) flushLocked(by patience) error {
 	c.mu.assertLocked()
-	mine := c.write.last()
-	for c.write.isBusy() && !c.write.wrote(mine) {
-		c.cond.Wait()
-	}
-	if !c.write.wrote(mine) && c.end.failed() == nil {
-		c.drainLocked(c.write.take(), true)
+	mine := c.write.lastNumber()
+	for !c.write.wrote(mine) && c.end.failed() == nil {
+		var err error
+		if by == callers {
+			err = c.t.expired()
+		}
+		switch {
+		case err != nil:
+		case c.write.isBusy():
+			err = c.waitLocked(by)
+		default:
+			err = c.drainLocked(c.write.take(), by)
+		}
+		if err != nil && c.end.failed() == nil {
+			return c.stickLocked()
+		}
 	}
 	return c.end.failed()
 }
 
-// drainLocked gives a batch to the transport: nothing else does. Unless it is to wait for room,
-// it leaves what a socket has no room for to the timer's goroutine. mu is not held during the
-// write.
-func (c *Conn) drainLocked(b batch, wait bool) {
+// stickLocked leaves a message, or the rest of it, to the timer's goroutine.
+func (c *Conn) stickLocked() error {
 	c.mu.assertLocked()
-	var rest []byte
-	err := errPanic // unless the transport returns
+	c.write.stick()
+	c.writeLaterLocked(0)
+	return errSending
+}
+
+// drainLocked gives a batch to the transport: nothing else does. What it must not wait for goes
+// back in front of the output: then the timer's goroutine is to write it, and the error is a
+// timeout. Any other error is the end of all writes. mu is not held during the write.
+func (c *Conn) drainLocked(b batch, by patience) (err error) {
+	c.mu.assertLocked()
+	c.t.beginWrite(by != callers)
+	err = errPanic // unless the transport returns
+	late := false
 	c.mu.Unlock()
 	defer func() {
 		c.mu.Lock()
-		if err != nil { // nothing can follow
+		c.t.endWrite()
+		if err != nil && !late {
 			c.end.breakWrites(err)
-			rest = nil
 		}
-		c.write.giveBack(b, rest)
-		if len(rest) > 0 {
+		c.write.giveBack(b, !late)
+		if late {
 			c.writeLaterLocked(0)
 		}
 		c.cond.Broadcast()
@@ -259,11 +372,47 @@ func (c *Conn) drainLocked(b batch, wait bool) {
 	for more := true; more; {
 		var head, tail []byte
 		head, tail, more = b.next()
-		if !wait {
-			rest, err = c.t.tryWrite(head)
-		} else if err = c.t.write(head, tail); err != nil {
+		if head, tail, err = c.send(head, tail, by); err != nil {
+			if late = by != ours && isTimeout(err); late {
+				b.retain(head, tail, more)
+			}
 			break
 		}
+	}
+	return err
+}
+
+// send writes head and then tail, which may be empty, to the transport, and returns what that has
+// not taken.
+func (c *Conn) send(head, tail []byte, by patience) (_, _ []byte, err error) {
+	if by == callers {
+		return c.t.write(head, tail)
+	}
+	if c.t.isSocket() {
+		if head, err = c.t.tryWrite(head); by == impatient || err != os.ErrDeadlineExceeded {
+			return head, nil, err
+		}
+	}
+	var seen uint32 // the progress that there was when it took too long
+	for {
+		c.limitWrite()
+		if head, _, err = c.t.write(head, nil); !isTimeout(err) {
+			return head, nil, err
+		}
+		if now := c.t.progress(); now != seen {
+			seen = now
+			continue
+		}
+		return head, nil, errStalled
+	}
+}
+
+// limitWrite sets a deadline for a write of the library's own, unless Serve looks after the peer.
+func (c *Conn) limitWrite() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.serve.looks() {
+		c.t.limitWrite(time.Now().Add(stallTime))
 	}
 }
 
@@ -288,7 +437,7 @@ func (c *Conn) writeLate() {
 	if !c.write.beginLate() {
 		return
 	}
-	for c.write.pending() && c.flushLocked() == nil {
+	for c.write.pending() && c.flushLocked(ours) == nil {
 	}
 	c.write.endLate()
 }
@@ -305,8 +454,11 @@ func (c *Conn) settle() {
 	case !held:
 	case crowded && c.t.closes():
 		c.writeLaterLocked(0)
-	case !c.write.isBusy():
-		c.flushLocked()
+	case c.write.isBusy():
+	case c.t.writeDeadline().IsZero():
+		c.flushLocked(callers)
+	default: // which may have passed meanwhile
+		c.flushLocked(ours)
 	}
 }
 
@@ -317,7 +469,7 @@ func (c *Conn) settle() {
 func (c *Conn) putControlLocked(opcode byte, p []byte) error {
 	c.mu.assertLocked()
 	if c.write.putControl(opcode, p) || !c.t.closes() {
-		return c.flushLocked()
+		return c.flushLocked(ours)
 	}
 	c.writeLaterLocked(0)
 	return nil

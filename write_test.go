@@ -9,7 +9,6 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
-	"os"
 	"reflect"
 	"slices"
 	"strings"
@@ -143,44 +142,6 @@ func TestWriteBeforeHandshake(t *testing.T) {
 	}
 	if err := PutFrame(c, nil); err != nil || !reflect.DeepEqual(c.Request(), req) {
 		t.Error(err, c.Request())
-	}
-}
-
-// TestWriteDeadline has a write fail because of its deadline, which is final.
-func TestWriteDeadline(t *testing.T) {
-	for _, size := range []int{0, 1 << 20} {
-		for _, hixie := range []bool{false, true} {
-			t.Run(fmt.Sprintf("%d/hixie=%t", size, hixie), func(t *testing.T) {
-				synctest.Test(t, func(t *testing.T) {
-					c, peer := barePeer(t, nil, false)
-					speakHixie(c, hixie)
-					c.SetDeadline(time.Now().Add(time.Second))
-					err := c.WriteMessage(Text, make([]byte, size))
-					if !errors.Is(err, os.ErrDeadlineExceeded) {
-						t.Error("WriteMessage returned", err)
-					}
-					c.SetDeadline(time.Time{})
-					go io.Copy(io.Discard, peer)
-					for range 2 {
-						if again := c.WriteMessage(Text, nil); again != err {
-							t.Error("WriteMessage returned", again, "the next time")
-						}
-					}
-					if _, again := c.NextWriter(Text); again != err {
-						t.Error("NextWriter returned", again)
-					}
-					// It takes nothing from reading.
-					go peer.Write(toward(c, opText, "still"))
-					if p, err := GetFrame(c); string(p) != "still" || err != nil {
-						t.Errorf("GetFrame returned %q, %v", p, err)
-					}
-					start := time.Now()
-					if err := c.Close(); err != nil || time.Since(start) != 0 {
-						t.Error("Close returned", err, "after", time.Since(start))
-					}
-				})
-			})
-		}
 	}
 }
 

@@ -6,7 +6,7 @@ package websocket
 // A writer collects frames, and hands them out as batches. The lock of its Conn guards it, apart
 // from what the opening handshake has decided, which does not change any more.
 //
-//	frames → out → batch → transport
+//	frames → list of outputs → batch → transport
 //	broadcasts → queue ↗
 //
 // At most one batch is out at a time, and the writer is busy until it comes back.
@@ -15,15 +15,19 @@ type writer struct {
 	deflate *deflater // or nil
 	open    *outgoing // the message that others have to wait for: one in fragments, compressing, or nil
 
-	out      *output // frames to be written, or nil
+	first    *output // frames to be written, a list, or nil
+	last     *output // of the list
+	full     int     // bytes of the list, apart from the last output
 	queue    *output // broadcasts that wait for OnOpen or for open, or nil
-	number   uint64  // of the batch in out, or of the last one
-	done     uint64  // number of the last batch that has been written
-	sending  int     // bytes of the batch that is being written
-	controls int     // bytes of control frames in out
+	number   uint64  // of the last output, in the list or before it
+	done     uint64  // number of the last one that has been written
+	sending  int     // bytes of the batch that is being written, apart from a tail
+	controls int32   // bytes of control frames in the list
+	stuck    uint64  // number of the last one that a caller has not waited for
+	blocked  int32   // goroutines that wait for open
 
 	busy     bool // a batch is being written
-	held     bool // out holds replies that wait for more
+	held     bool // the output holds replies that wait for more
 	crowded  bool // messages are written by other goroutines than the reader
 	retained bool // broadcasts wait for OnOpen
 	claimed  bool // the Server is to write the output
@@ -129,19 +133,32 @@ func (w *writer) compress() (d *deflater, history []byte, ordered bool) {
 // remember notes that p has been compressed, and is sent in order.
 func (w *writer) remember(p []byte) { w.deflate.add(p) }
 
-// output returns the output that the next bytes are to be appended to.
+// output returns the output that the next bytes are to be appended to: the last, or a new one if
+// that is large, so that a peer that has read a part does not keep the memory of all.
 func (w *writer) output() *output {
-	if w.out == nil {
-		w.out = newOutput()
+	if w.last == nil || len(w.last.b) >= batchSize {
+		o := newOutput()
 		w.number++
+		o.number = w.number
+		if w.last == nil {
+			w.first = o
+		} else {
+			w.full += len(w.last.b)
+			w.last.next = o
+		}
+		w.last = o
 	}
-	return w.out
+	return w.last
 }
 
-// putBytes puts a part of the opening handshake behind the output.
+// putBytes puts bytes behind the output.
 func (w *writer) putBytes(b []byte) {
-	out := w.output()
-	out.b = append(out.b, b...)
+	for len(b) > 0 {
+		out := w.output()
+		n := min(len(b), batchSize-len(out.b))
+		out.b = append(out.b, b[:n]...)
+		b = b[n:]
+	}
 }
 
 // put puts a data frame behind the output, of which first is the first byte.
@@ -156,7 +173,7 @@ func (w *writer) putControl(opcode byte, p []byte) (full bool) {
 	out := w.output()
 	n := len(out.b)
 	out.b = appendFrame(out.b, finBit|opcode, p, w.client)
-	w.controls += len(out.b) - n
+	w.controls += int32(len(out.b) - n)
 	return w.controls >= batchSize
 }
 
@@ -202,7 +219,7 @@ func (w *writer) encode(e encoding, dst []byte, first byte, p []byte) []byte {
 }
 
 // isEmpty reports whether a broadcast would be the first thing to be written now.
-func (w *writer) isEmpty() bool { return w.out == nil && !w.busy && !w.queues() }
+func (w *writer) isEmpty() bool { return w.first == nil && !w.busy && !w.queues() }
 
 // enqueue puts a frame of a broadcast, which holds p, behind the output, or if it has to wait,
 // into the queue.
@@ -253,10 +270,10 @@ func (w *writer) unqueue(sendable bool) bool {
 func (w *writer) replies() (held, crowded bool) { return w.held, w.crowded }
 
 // waiting returns how many bytes have not been written, apart from the payload of a large message,
-// which somebody waits for.
-func (w *writer) waiting() int {
-	n := w.sending
-	for _, o := range []*output{w.out, w.queue} {
+// which somebody waits for. Of the batch that is being written the transport has taken some.
+func (w *writer) waiting(taken int) int {
+	n := max(0, w.sending-taken) + w.full
+	for _, o := range []*output{w.last, w.queue} {
 		if o != nil {
 			n += len(o.b)
 		}
@@ -264,12 +281,23 @@ func (w *writer) waiting() int {
 	return n
 }
 
-// last returns the number of the last batch, and wrote whether a batch has been written.
-func (w *writer) last() uint64             { return w.number }
+// lastNumber returns the number of the last output, and wrote whether an output has been written.
+func (w *writer) lastNumber() uint64       { return w.number }
 func (w *writer) wrote(number uint64) bool { return w.done >= number }
 
+// stick notes that a caller does not wait any longer until its message is written. Until it is,
+// no other is to be put behind it, or there might be more and more.
+func (w *writer) stick() { w.stuck = w.number }
+
+func (w *writer) isStuck() bool { return w.done < w.stuck }
+
+// block notes that a goroutine begins to wait for the open message, or with -1, that it has
+// ended, and isBlocked reports whether one waits.
+func (w *writer) block(n int32)   { w.blocked += n }
+func (w *writer) isBlocked() bool { return w.blocked > 0 }
+
 // pending reports whether there is output to be written.
-func (w *writer) pending() bool { return w.out != nil }
+func (w *writer) pending() bool { return w.first != nil }
 
 // isBusy reports whether somebody writes.
 func (w *writer) isBusy() bool { return w.busy }
@@ -277,7 +305,7 @@ func (w *writer) isBusy() bool { return w.busy }
 // hold reports whether the output is to wait for more, because more is expected and it is not
 // large.
 func (w *writer) hold(more bool) bool {
-	if !more || len(w.out.b) >= batchSize {
+	if !more || w.first != w.last || len(w.last.b) >= batchSize {
 		return false
 	}
 	w.held = true
@@ -330,12 +358,16 @@ type batch struct {
 	key    uint32
 }
 
-// take hands out the output, and makes the writer busy.
+// take hands out the first output, and makes the writer busy.
 func (w *writer) take() batch {
-	b := batch{codec: w.codec, number: w.number, out: w.out}
-	w.sending = len(w.out.b)
-	w.out, w.held, w.controls, w.busy = nil, false, 0, true
-	return b
+	o := w.first
+	if w.first, o.next = o.next, nil; w.first == nil {
+		w.last, w.held, w.controls = nil, false, 0
+	} else {
+		w.full -= len(o.b)
+	}
+	w.sending, w.busy = len(o.b), true
+	return batch{codec: w.codec, number: o.number, out: o}
 }
 
 // takeFrame hands out a frame of a broadcast, which holds p, without putting it into the
@@ -347,8 +379,8 @@ func (w *writer) takeFrame(frame, p []byte) batch {
 	return batch{number: w.number, tail: frame}
 }
 
-// takeLarge hands out the output and behind it a large frame, whose payload is not copied as a
-// whole.
+// takeLarge hands out the output, which is small or empty, and behind it a large frame, whose
+// payload is not copied as a whole.
 func (w *writer) takeLarge(first byte, p []byte) batch {
 	out := w.output()
 	var key uint32
@@ -365,6 +397,11 @@ func (w *writer) takeLarge(first byte, p []byte) batch {
 	return b
 }
 
+// isSmall reports whether the output can be handed out as one batch.
+func (w *writer) isSmall() bool {
+	return w.first == nil || w.first == w.last && len(w.last.b) < batchSize
+}
+
 // next returns what is to be written next, with one call, and whether there is more.
 func (b *batch) next() (head, tail []byte, more bool) {
 	switch {
@@ -376,41 +413,53 @@ func (b *batch) next() (head, tail []byte, more bool) {
 		b.out.b = b.out.b[:0]
 	}
 	b.begun = true
-	out, n := b.out, len(b.out.b)
-	step := min(len(b.tail), max(0, batchSize+maxHeader-n)) // others may have put more
-	out.b = append(out.b, b.tail[:step]...)
-	b.tail = b.tail[step:]
-	if b.client {
-		b.key = mask(out.b[n:], b.key)
-	}
-	more = len(b.tail) > 0
-	if b.hixie && b.last && !more {
-		out.b = append(out.b, 0xFF)
-	}
-	return out.b, nil, more
+	return b.copy(max(0, batchSize+maxHeader-len(b.out.b))), nil, len(b.tail) > 0
 }
 
-// giveBack ends what take began. What of the batch has not been written goes in front of the
+// copy appends up to n bytes of the tail to the frames, masked or delimited as has to be, and
+// returns the frames.
+func (b *batch) copy(n int) []byte {
+	out, start := b.out, len(b.out.b)
+	n = min(n, len(b.tail))
+	out.b = append(out.b, b.tail[:n]...)
+	b.tail = b.tail[n:]
+	if b.client {
+		b.key = mask(out.b[start:], b.key)
+	}
+	if b.hixie && b.last && len(b.tail) == 0 {
+		out.b = append(out.b, 0xFF)
+	}
+	return out.b
+}
+
+// retain makes b hold what has not been written of it: head and tail, which are the rest of what
+// next has returned last, and if there was more, that.
+func (b *batch) retain(head, tail []byte, more bool) {
+	if b.out == nil {
+		b.out = newOutput()
+		b.out.number = b.number
+	}
+	b.out.b = append(append(b.out.b[:0], head...), tail...)
+	if more {
+		b.copy(len(b.tail))
+	}
+}
+
+// giveBack ends what take began. Unless all has been written, what b retains goes in front of the
 // output.
-func (w *writer) giveBack(b batch, rest []byte) {
+func (w *writer) giveBack(b batch, written bool) {
 	w.busy, w.sending = false, 0
-	if len(rest) == 0 {
+	o := b.out
+	switch {
+	case written:
 		w.done = b.number
-		if b.out != nil {
-			b.out.free()
+		if o != nil {
+			o.free()
 		}
-		return
+	case w.first == nil:
+		w.first, w.last = o, o
+	default:
+		w.full += len(o.b)
+		o.next, w.first = w.first, o
 	}
-	front := b.out
-	if front == nil {
-		front = newOutput()
-	}
-	front.b = append(front.b[:0], rest...)
-	if w.out == nil {
-		w.number++
-	} else {
-		front.b = append(front.b, w.out.b...)
-		w.out.free()
-	}
-	w.out = front
 }

@@ -173,12 +173,12 @@ func TestWriterDrop(t *testing.T) {
 	w.retain(true)
 	p := []byte("dropped")
 	w.enqueue(w.encode(encodePlain, nil, finBit|opText, p), p)
-	if w.waiting() != 9 || w.pending() || w.unqueue(true) {
-		t.Errorf("%d bytes wait, want 9", w.waiting())
+	if w.waiting(0) != 9 || w.pending() || w.unqueue(true) {
+		t.Errorf("%d bytes wait, want 9", w.waiting(0))
 	}
 	w.retain(false)
-	if !w.unqueue(false) || w.unqueue(false) || w.waiting() != 0 || w.pending() {
-		t.Errorf("%d bytes wait when all is dropped", w.waiting())
+	if !w.unqueue(false) || w.unqueue(false) || w.waiting(0) != 0 || w.pending() {
+		t.Errorf("%d bytes wait when all is dropped", w.waiting(0))
 	}
 }
 

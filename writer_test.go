@@ -3,6 +3,7 @@ package websocket
 import (
 	"bytes"
 	"fmt"
+	"math"
 	"strings"
 	"testing"
 )
@@ -66,12 +67,29 @@ func drainBatch(b *batch) (all []byte) {
 	return all
 }
 
+// drainPart returns the first n bytes of a batch, if there are so many, and gives the rest back.
+func drainPart(w *writer, b batch, n int) (part []byte) {
+	for more := true; more; {
+		var head, tail []byte
+		head, tail, more = b.next()
+		h := min(n-len(part), len(head))
+		part = append(part, head[:h]...)
+		t := min(n-len(part), len(tail))
+		part = append(part, tail[:t]...)
+		if h < len(head) || t < len(tail) {
+			b.retain(head[h:], tail[t:], more)
+			w.giveBack(b, false)
+			return part
+		}
+	}
+	w.giveBack(b, true)
+	return part
+}
+
 // drainWriter takes and writes all output.
 func drainWriter(w *writer) (all []byte) {
 	for w.pending() {
-		b := w.take()
-		all = append(all, drainBatch(&b)...)
-		w.giveBack(b, nil)
+		all = append(all, drainPart(w, w.take(), math.MaxInt)...)
 	}
 	return all
 }
@@ -88,34 +106,32 @@ func TestWriter(t *testing.T) {
 				want += unmaskedFrame(k.codec, first, p)
 				w.put(first, []byte(p))
 			}
-			if w.pending() || w.isBusy() || w.waiting() != 0 || !w.isEmpty() || !w.wrote(w.last()) {
+			if w.pending() || w.isBusy() || w.waiting(0) != 0 || !w.isEmpty() || !w.wrote(w.lastNumber()) {
 				t.Error("a new writer is not empty")
 			}
 			w.putBytes([]byte("HTTP/1.1 101\r\n"))
-			w.giveBack(w.take(), nil)
+			drainPart(w, w.take(), 100)
 			put(0x81, "one")
 			put(0x81, "")
 			put(0x01, strings.Repeat("long", 50))
 			put(0x80, "end")
-			first := w.last()
+			first := w.lastNumber()
 			b := w.take()
 			if w.pending() || !w.isBusy() || w.isEmpty() || w.wrote(first) {
 				t.Error("the batch is not out")
 			}
 			put(0x81, "meanwhile")
-			second, waiting := w.last(), w.waiting()
-			all := drainBatch(&b)
-			got = append(got, all[:3]...)
-			w.giveBack(b, all[3:])
-			if !w.pending() || w.isBusy() || w.wrote(first) || w.waiting() != waiting-3 {
-				t.Errorf("%d bytes wait when 3 of %d have been written", w.waiting(), waiting)
+			second, waiting := w.lastNumber(), w.waiting(0)
+			if w.waiting(3) != waiting-3 {
+				t.Errorf("%d bytes wait when 3 of %d have been taken", w.waiting(3), waiting)
 			}
-			b = w.take()
-			all = drainBatch(&b)
-			got = append(got, all[:10]...)
-			w.giveBack(b, all[10:]) // and nothing was put meanwhile
-			if w.wrote(second) || w.last() == second || w.waiting() != waiting-13 {
-				t.Errorf("%d bytes wait when 13 of %d have been written", w.waiting(), waiting)
+			got = append(got, drainPart(w, b, 3)...)
+			if !w.pending() || w.isBusy() || w.wrote(first) || w.waiting(0) != waiting-3 {
+				t.Errorf("%d bytes wait when 3 of %d have been written", w.waiting(0), waiting)
+			}
+			got = append(got, drainPart(w, w.take(), 10)...)
+			if w.wrote(first) || w.lastNumber() != second || w.waiting(0) != waiting-13 {
+				t.Errorf("%d bytes wait when 13 of %d have been written", w.waiting(0), waiting)
 			}
 			if !k.hixie {
 				want += unmaskedFrame(k.codec, finBit|opPing, "ping")
@@ -133,7 +149,7 @@ func TestWriter(t *testing.T) {
 			if unmask(t, k.codec, got) != want {
 				t.Errorf("wrote %q, want %q", got, want)
 			}
-			if w.pending() || w.isBusy() || w.waiting() != 0 || !w.isEmpty() || !w.wrote(w.last()) {
+			if w.pending() || w.isBusy() || w.waiting(0) != 0 || !w.isEmpty() || !w.wrote(w.lastNumber()) {
 				t.Error("the writer is not empty any more")
 			}
 		})
@@ -143,16 +159,16 @@ func TestWriter(t *testing.T) {
 // The payload of a large frame is written from where it lies, or in pieces that are bounded.
 func TestWriterLarge(t *testing.T) {
 	for _, k := range writerKinds {
-		for _, before := range []int{0, 100, 2 * batchSize} {
+		for _, before := range []int{0, 100, batchSize - 100} {
 			for _, first := range []byte{0x81, 0x01, 0x00, 0x80} {
 				t.Run(fmt.Sprintf("%s/%d/%#x", k.name, before, first), func(t *testing.T) {
 					w := newWriter(k.codec, nil)
 					p := bytes.Repeat([]byte("large"), batchSize)
 					w.put(0x81, p[:before])
 					want := unmaskedFrame(k.codec, 0x81, string(p[:before])) + unmaskedFrame(k.codec, first, string(p))
-					waiting := w.waiting()
+					waiting := w.waiting(0)
 					b := w.takeLarge(first, p)
-					if n := w.waiting() - waiting; n < 0 || n > maxHeader || !w.isBusy() || w.pending() {
+					if n := w.waiting(0) - waiting; n < 0 || n > maxHeader || !w.isBusy() || w.pending() {
 						t.Errorf("%d bytes wait besides the payload", n)
 					}
 					var got []byte
@@ -176,12 +192,12 @@ func TestWriterLarge(t *testing.T) {
 					if n := len(p)/batchSize + 1; (k.client || k.hixie) && pieces > n+1 {
 						t.Errorf("%d pieces", pieces)
 					}
-					w.giveBack(b, nil)
+					w.giveBack(b, true)
 					if unmask(t, k.codec, got) != want || !bytes.Equal(p, bytes.Repeat([]byte("large"), batchSize)) {
 						t.Error("another frame was written, or the payload has changed")
 					}
-					if w.waiting() != 0 || !w.wrote(w.last()) {
-						t.Errorf("%d bytes wait behind the last", w.waiting())
+					if w.waiting(0) != 0 || !w.wrote(w.lastNumber()) {
+						t.Errorf("%d bytes wait behind the last", w.waiting(0))
 					}
 				})
 			}
