@@ -59,7 +59,7 @@ func (s *Server) send(t MessageType, p []byte, to iter.Seq[*Conn]) error {
 		return errors.New("websocket: a broadcast is larger than Options.MaxQueue")
 	}
 	limit = min(limit, math.MaxInt-maxHeader) + maxHeader // the largest fits, with its header
-	all := newOutput()
+	all := newScratch()
 	defer all.free()
 	var frames [encodings][2]int // where in all
 

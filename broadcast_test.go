@@ -10,9 +10,11 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -588,6 +590,52 @@ func TestBroadcastQueue(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// A client that lags behind, but never by as much as may wait, is not closed: what it has read, or
+// its system has taken, does not wait.
+func TestBroadcastLag(t *testing.T) {
+	const limit, lag = 1 << 20, 900_000
+	total := 100 << 20
+	if testing.Short() || raceEnabled {
+		total = 20 << 20
+	}
+	for _, size := range []int{100, 10_000, lag / 2} {
+		a, b := socketPair(t, "tcp", "127.0.0.1:0")
+		a.(*net.TCPConn).SetWriteBuffer(16 << 10) // so that most of it waits
+		b.(*net.TCPConn).SetReadBuffer(16 << 10)
+		s := &Server{Options: Options{MaxQueue: limit}}
+		c := newConn(a, nil, false)
+		c.beginServe(-1, 0)
+		c.opened()
+		s.begin()
+		s.add(c)
+		frame := len(appendFrame(nil, finBit|opBinary, make([]byte, size), false))
+		var read, sent atomic.Int64
+		done := goErr(func() error {
+			p := make([]byte, 32<<10)
+			for {
+				n, err := b.Read(p)
+				if read.Add(int64(n)); err != nil {
+					return err
+				}
+			}
+		})
+		p := make([]byte, size)
+		for range min(total/size, 20_000) {
+			for sent.Load()+int64(frame)-read.Load() > lag {
+				runtime.Gosched()
+			}
+			sent.Add(int64(frame))
+			if s.Broadcast(Binary, p); !c.isOpen() {
+				t.Fatalf("closed when %d of %d bytes had been read", read.Load(), sent.Load())
+			}
+		}
+		c.CloseNow()
+		b.Close()
+		<-done
+		s.end(c)
 	}
 }
 

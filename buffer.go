@@ -24,14 +24,29 @@ type output struct {
 	next   *output // of its list
 }
 
-var outputs = sync.Pool{New: func() any { return &output{b: make([]byte, 0, 4<<10)} }}
+// outputs holds those that a writer may keep for as long as its peer takes, and largeOutputs others.
+var (
+	outputs      = sync.Pool{New: func() any { return &output{b: make([]byte, 0, 4<<10)} }}
+	largeOutputs sync.Pool
+)
 
 func newOutput() *output { return outputs.Get().(*output) }
 
+// newScratch returns an output for frames, or for what is made on the way to them, of any size.
+func newScratch() *output {
+	if o, ok := largeOutputs.Get().(*output); ok {
+		return o
+	}
+	return newOutput()
+}
+
 func (o *output) free() {
-	if cap(o.b) <= 4*batchSize {
-		o.b, o.next = o.b[:0], nil
+	size := cap(o.b)
+	switch o.b, o.next = o.b[:0], nil; {
+	case size <= 2*batchSize:
 		outputs.Put(o)
+	case size <= 8*batchSize:
+		largeOutputs.Put(o)
 	}
 }
 

@@ -55,7 +55,7 @@ func PutFrame(w io.Writer, p []byte) error {
 	if !utf8.Valid(p) {
 		return errNotUTF8
 	}
-	out := newOutput()
+	out := newScratch()
 	defer out.free()
 	out.b = appendFrame(out.b, finBit|opText, p, false)
 	return writeFull(w, out.b)

@@ -279,7 +279,7 @@ func (c *Conn) writeCompressedLocked(t MessageType, p []byte) error {
 	c.mu.assertLocked()
 	z, history, ordered := c.write.compress()
 	c.mu.Unlock()
-	out := newOutput()
+	out := newScratch()
 	defer out.free()
 	message, rsv := z.message(out, history, p)
 	c.mu.Lock()

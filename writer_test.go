@@ -204,3 +204,30 @@ func TestWriterLarge(t *testing.T) {
 		}
 	}
 }
+
+// What waits for a peer that never reads, or slowly, takes about as much memory as it has bytes.
+func TestWriterMemory(t *testing.T) {
+	const limit = 1 << 20
+	for _, size := range []int{10, 1000, 100_000, limit} {
+		for _, step := range []int{0, 1, 1000, 100_000} { // bytes that the peer takes at a time
+			w := newWriter(codec{}, nil)
+			p := make([]byte, size)
+			frame := w.encode(encodePlain, nil, finBit|opBinary, p)
+			for round := range 50 {
+				for w.waiting(0)+len(frame) <= limit+maxHeader {
+					w.enqueue(frame, p)
+				}
+				held := 0
+				for o := w.first; o != nil; o = o.next {
+					held += cap(o.b)
+				}
+				if held > limit*3/2 {
+					t.Fatalf("frames of %d bytes, read by %d: after %d rounds %d bytes wait in %d", size, step, round, w.waiting(0), held)
+				}
+				if step > 0 {
+					drainPart(w, w.take(), step)
+				}
+			}
+		}
+	}
+}
