@@ -198,19 +198,20 @@ func (d *decoder) begin(h header) error {
 	if d.compressed {
 		// What cannot be compressed becomes longer: by the headers of blocks that
 		// store it, and by the end of the last block of a fragment. What can be
-		// makes short fragments.
-		limit += limit/4 + 16*min(d.fragments, maxFragments)
+		// makes short fragments. Their number is bounded by the limit, and so are these.
+		limit += limit/4 + 16*d.fragments
 		least = 8
 	}
+	size := d.size + h.length
 	switch {
 	case h.length>>63 != 0: // 5.2
 		return failure(CloseProtocolError, "the top bit of a length is set")
 	case h.length > limit-d.size:
 		return failure(CloseMessageTooBig, "a message is larger than allowed")
-	case d.fragments > max(maxFragments, (d.size+h.length)/least):
+	case !h.fin && d.fragments > maxFragments+min(size, d.limit)/least:
 		return failure(ClosePolicyViolation, "a message has too many fragments")
 	}
-	d.size += h.length
+	d.size = size
 	d.kind, d.fin, d.left, d.key = payload, h.fin, h.length, h.key
 	return nil
 }

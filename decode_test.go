@@ -477,26 +477,6 @@ func TestTruncated(t *testing.T) {
 	}
 }
 
-// TestFragmentLimit shows how many fragments a message may have, which depends
-// on how large they are.
-func TestFragmentLimit(t *testing.T) {
-	for size, want := range map[int]int{0: 16 << 10, 1: 16 << 10, 63: 16 << 10, 64: 100_000, 125: 100_000} {
-		d := decoder{limit: math.MaxInt64}
-		b := make([]byte, 2+size)
-		b[0], b[1] = opBinary, byte(size)
-		n := 0
-		var err error
-		for ; err == nil && n < 100_000; b[0] = opContinuation {
-			if _, _, err = d.next(b); err == nil {
-				n++
-			}
-		}
-		if n != want {
-			t.Errorf("a message may have %d fragments of %d bytes, want %d: %v", n, size, want, err)
-		}
-	}
-}
-
 // TestHoldsFrame shows that no start of a frame is taken for the whole.
 func TestHoldsFrame(t *testing.T) {
 	for _, masked := range []bool{false, true} {

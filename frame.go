@@ -100,9 +100,8 @@ const (
 	maxHeader  = 14  // bytes of the longest frame header
 	maxControl = 125 // payload bytes of a control frame (RFC 6455, section 5.5)
 
-	// maxFragments is how many frames a message may have, or one for every 64
-	// bytes of it (8 if they are compressed) if that is more: a message of empty
-	// frames has to end.
+	// maxFragments is how many frames a message may have, besides one for every 64 bytes
+	// of it (8 if they are compressed) and the last: a message of empty frames has to end.
 	maxFragments = 16 << 10
 )
 

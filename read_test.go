@@ -27,55 +27,6 @@ func wireAllocated(f func()) uint64 {
 	return after.TotalAlloc - before.TotalAlloc
 }
 
-// TestFragments shows that fragments which cost a peer nothing are counted, and
-// cost this side nothing.
-func TestFragments(t *testing.T) {
-	for _, client := range []bool{false, true} {
-		for _, first := range []byte{opText, opBinary} {
-			begin := wf(first, "").append(nil, !client, false)
-			empty := wf(0x00, "").append(nil, !client, false)
-			end := wf(0x80, "z").append(nil, !client, false)
-
-			in := bytes.Repeat(empty, maxFragments-2)
-			in = slices.Concat(begin, in, end, begin, in, empty) // the second message has its last fragment to come
-			for _, late := range [][]byte{nil, end, empty} {
-				var out bytes.Buffer
-				stream := io.MultiReader(bytes.NewReader(in), bytes.NewReader(late), iotest.ErrReader(errStall))
-				c := newConn(wireStream{stream, &out}, nil, client)
-				got, err := wireReads[0].all(c)
-				if !slices.Equal(got, []wireMessage{{MessageType(first), "z"}}) {
-					t.Fatalf("16 Ki fragments: %q, %v", describe(got), err)
-				}
-				var ce *CloseError
-				if late == nil {
-					if err != errStall || out.Len() > 0 {
-						t.Errorf("a second message of 16 Ki fragments: %v", err)
-					}
-				} else if sent, _ := parseWire(out.Bytes(), client); !errors.As(err, &ce) || ce.Code != ClosePolicyViolation ||
-					len(sent) != 1 || !strings.HasPrefix(sent[0].p, "\x03\xf0") {
-					t.Errorf("one fragment more: %v, sent %+v", err, sent)
-				}
-			}
-
-			for _, read := range wireReads {
-				endless := &wireLoop{b: empty}
-				stream := io.MultiReader(bytes.NewReader(begin), io.LimitReader(endless, int64(100_000*len(empty))))
-				var err error
-				n := wireAllocated(func() {
-					_, err = read.all(newConn(wireStream{stream, io.Discard}, nil, client))
-				})
-				var ce *CloseError
-				if !errors.As(err, &ce) || ce.Code != ClosePolicyViolation {
-					t.Errorf("%s: 100,000 empty fragments: %v", read.name, err)
-				}
-				if limit := (maxFragments+2)*len(empty) + inputSize; n > 64<<10 || endless.read > limit {
-					t.Errorf("%s: %d bytes allocated, %d read", read.name, n, endless.read)
-				}
-			}
-		}
-	}
-}
-
 // TestClaims shows that memory grows with what arrives, not with what a peer
 // announces.
 func TestClaims(t *testing.T) {

@@ -148,8 +148,8 @@
 //
 // All input is bounded: a request head by 8 KiB and 100 fields, its arrival by
 // [Options].HandshakeTimeout if it is read through a Conn with deadlines, a message
-// by Options.MaxMessage, also while it is inflated, and by 16384 fragments or one for
-// every 64 bytes (compressed, 8) if that is more, a closing handshake by
+// by Options.MaxMessage, also while it is inflated, and by 16384 fragments and one more for
+// every 64 bytes (compressed, 8) before the last, a closing handshake by
 // Options.CloseTimeout. Memory grows with the bytes that have arrived, not with the
 // length that a peer announces. Under net/http it is the [http.Server] that bounds the
 // head, which a Conn then keeps, and its arrival.
