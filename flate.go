@@ -195,9 +195,12 @@ func (z *compressor) compress(p []byte) []byte {
 // syncMarker (RFC 7692, section 7.2.3.6).
 var endOfMessage = []byte{0}
 
+// lastBlock is an empty block that says that there are no more.
+const lastBlock = "\x01" + syncMarker
+
 // inflateTail stands behind a message for the reader of compress/flate: what the sender
-// has left out, and an empty block that says that there are no more.
-var inflateTail = []byte(syncMarker + "\x01" + syncMarker)
+// has left out, and a lastBlock.
+var inflateTail = []byte(syncMarker + lastBlock)
 
 var errInflate = errors.New("a message is not compressed as it should be")
 
@@ -236,8 +239,8 @@ func (f *inflater) Read(p []byte) (int, error) {
 	case err == nil:
 	case err != io.EOF:
 		err = errInflate
-	case f.input.tail && len(f.input.in) > 0: // a part of the tail has completed the message
-		err = errInflate
+	case f.input.tail && len(f.input.in) > 0 && len(f.input.in) != len(lastBlock):
+		err = errInflate // the message was complete within what the sender has left out
 	case !f.input.tail && f.input.fill():
 		// A block was the last of its stream (RFC 7692, section 7.2.3.4), and there is
 		// another.
@@ -274,7 +277,7 @@ func (d *deflated) Read(p []byte) (int, error) {
 	}
 	// flate begins a block with ReadByte. What a block of the message stores may end with
 	// the marker, but must not go on into the block behind that.
-	if before := len(d.in) - (len(inflateTail) - len(syncMarker)); d.tail && before >= 0 && len(p) > before {
+	if before := len(d.in) - len(lastBlock); d.tail && before >= 0 && len(p) > before {
 		return 0, io.ErrUnexpectedEOF
 	}
 	n := copy(p, d.in)

@@ -30,32 +30,33 @@ func storedFinal(m string) string {
 }
 
 // inflateAs inflates a message as RFC 7692, section 7.2.2 says, except that its last block
-// may also be the last of the stream. It reports false if it is not valid.
+// may also be the last of the stream, whether that ends with the message or with what is
+// appended. It reports false if it is not valid.
 func inflateAs(message string, history []byte) ([]byte, bool) {
-	var want []byte
-	// With both endings only what ends between two blocks is valid.
-	for i, end := range []string{"\x01\x00\x00\xff\xff", "\x03\x00"} {
-		end = syncMarker + end
-		in := strings.NewReader(message + end)
-		f := flate.NewReaderDict(in, history)
-		var all []byte
-		for {
-			p, err := io.ReadAll(f)
-			all = append(all, p...)
-			if err != nil || in.Len() > 0 && in.Len() < len(end) {
-				return nil, false
-			}
-			if in.Len() == 0 || in.Len() == len(end) {
-				break
-			}
-			f.(flate.Resetter).Reset(in, nil)
-		}
-		if i > 0 && !bytes.Equal(all, want) {
-			return nil, false
-		}
-		want = all
+	if p, ok := inflateWith(message, syncMarker, history); ok {
+		return p, true
 	}
-	return want, true
+	// With both endings only what ends between two blocks is valid.
+	p, ok := inflateWith(message, syncMarker+"\x01\x00\x00\xff\xff", history)
+	q, also := inflateWith(message, syncMarker+"\x03\x00", history)
+	return p, ok && also && bytes.Equal(p, q)
+}
+
+// inflateWith inflates the streams of a message, of which the last ends with it or with end.
+func inflateWith(message, end string, history []byte) (p []byte, ok bool) {
+	in := strings.NewReader(message + end)
+	f := flate.NewReaderDict(in, history)
+	for {
+		q, err := io.ReadAll(f)
+		p = append(p, q...)
+		switch {
+		case err != nil:
+			return nil, false
+		case in.Len() <= len(end):
+			return p, in.Len() == 0 || in.Len() == len(end)
+		}
+		f.(flate.Resetter).Reset(in, nil)
+	}
 }
 
 // packedReads are the ways to read from a Conn.
@@ -192,7 +193,8 @@ func TestInflate(t *testing.T) {
 	bin := func(p string) wireMessage { return wireMessage{Binary, p} }
 	long := string(sampleText(9000, 1))
 	longPacked := deflatedOnce(9, long)
-	finalHello := rfcFinal[:len(rfcFinal)-1] // with nothing behind the final block
+	finalHello := rfcFinal[:len(rfcFinal)-1]      // with nothing behind the final block
+	closedHello := rfcHello + syncMarker + "\x01" // as flate.Writer.Close ends it
 	for _, tt := range []struct {
 		name     string
 		in       in
@@ -236,6 +238,15 @@ func TestInflate(t *testing.T) {
 		{"final thrice", in{wf(0xC1, finalHello+finalHello+rfcFinal)}, false, want{text("HelloHelloHello")}, 0},
 		{"final and stored", in{wf(0xC1, finalHello+rfcStored)}, false, want{text("HelloHello")}, 0},
 		{"final in fragments", in{wf(0x41, finalHello), wf(0x00, rfcHello), wf(0x80, "\x00\x00\xff\xff"+rfcFinal)}, false, want{text("HelloHelloHello")}, 0},
+		{"final and empty", in{wf(0xC1, "\x01"), wf(0x42, ""), wf(0x00, "\x01"), wf(0x80, "")}, false, want{text(""), bin("")}, 0},
+		{"final and empty behind a block", in{wf(0xC1, closedHello), wf(0x41, closedHello[:11]), wf(0x80, closedHello[11:]), wf(0x42, closedHello), wf(0x80, "")}, false,
+			want{text("Hello"), text("Hello"), bin("Hello")}, 0},
+		{"final and empty behind a final one", in{wf(0xC1, finalHello+"\x01"), wf(0xC1, "\x01"+syncMarker+"\x01")}, false, want{text("Hello"), text("")}, 0},
+		{"final and empty, then a reference", in{wf(0xC1, closedHello), wf(0xC1, rfcShared), wf(0xC1, "\x01"), wf(0xC1, rfcShared)}, true,
+			want{text("Hello"), text("Hello"), text(""), text("Hello")}, 0},
+		{"final and stored, with what is appended as its end", in{wf(0xC2, "\x01\x05\x00\xfa\xffa")}, false, want{bin("a" + syncMarker)}, 0},
+		{"final and stored, longer than what is appended", in{wf(0xC2, "\x01\x06\x00\xf9\xffa")}, false, nil, invalid},
+		{"final and stored, shorter than what is appended", in{wf(0xC2, "\x01\x04\x00\xfb\xffa")}, false, nil, invalid},
 		{"final, then a message", in{wf(0xC1, rfcFinal), wf(0xC1, rfcHello)}, true, want{text("Hello"), text("Hello")}, 0},
 		// No more is needed to tell what it says, and there are senders that forget the rest.
 		{"final and nothing behind it", in{wf(0xC1, finalHello), wf(0xC1, rfcHello)}, true, want{text("Hello"), text("Hello")}, 0},
@@ -272,6 +283,7 @@ var inflateSamples = []struct{ name, packed, plain string }{
 	{"stored", rfcStored, "Hello"},
 	{"final", rfcFinal, "Hello"},
 	{"two blocks", rfcTwoBlocks, "Hello"},
+	{"final, empty", rfcHello + syncMarker + "\x01", "Hello"},
 	{"final, stored", storedFinal("0123456789abcdef"), "0123456789abcdef"},
 	{"dynamic", deflatedOnce(9, string(sampleText(700, 7))), string(sampleText(700, 7))},
 	{"Huffman only", deflatedOnce(flate.HuffmanOnly, string(sampleText(150, 8))), string(sampleText(150, 8))},
@@ -765,6 +777,7 @@ func FuzzInflate(f *testing.F) {
 			f.Add(flags|16, uint64(i), []byte(s.packed+s.packed))
 		}
 		f.Add(flags, uint64(1), []byte(rfcHello+rfcShared))
+		f.Add(flags, uint64(4), []byte("\x01\x05\x00\xfa\xffa\x01"))
 		f.Add(flags, uint64(2), []byte(deflatedOnce(9, strings.Repeat("\x00", 9000))))
 		f.Add(flags, uint64(3), []byte(storedFinal(strings.Repeat("é", 99))[:190]))
 	}
