@@ -12,6 +12,8 @@ const (
 	inputSize = 32 << 10 // bytes of a pooled input buffer
 	batchSize = 64 << 10 // bytes of output that do not wait for more
 	maxLarge  = 2 << 20  // bytes of the largest message whose buffer is kept
+
+	smallMessage = 4 << 10 // bytes of the smallest buffer for a message
 )
 
 // inputs holds buffers of type *[inputSize]byte.
@@ -50,18 +52,17 @@ func (o *output) free() {
 	}
 }
 
-// A messageBuffer holds a message that comes in parts. It is of one of three sizes, by how much
-// has come, so that whoever sends a byte of a message makes nobody keep much more.
+// A messageBuffer holds a message that comes in parts. Its size goes by how much has come, and
+// so does that of what it takes from a pool: whoever sends a part of a message makes nobody keep
+// much more than that.
 type messageBuffer struct {
 	out  *output // or nil
 	size int     // index of messages
 }
 
-// messages holds the buffers, and messageSizes what those of all sizes but the last have room for.
-var (
-	messages     [3]sync.Pool
-	messageSizes = [...]int{4 << 10, 32 << 10}
-)
+// messages holds the buffers: in the first pool those of smallMessage bytes, in each of the
+// next of four times as many, and in the last any larger ones.
+var messages [6]sync.Pool
 
 // grow returns p, which is empty or what it returned last, with room for n more bytes. Without
 // a messageBuffer p is the caller's.
@@ -69,12 +70,16 @@ func (m *messageBuffer) grow(p []byte, n int) []byte {
 	if m == nil {
 		return slices.Grow(p, n)
 	}
-	need, size := len(p)+n, 0
+	need := len(p) + n
 	if need <= cap(p) {
 		return p
 	}
-	for size < len(messageSizes) && need > messageSizes[size] {
-		size++
+	size, room := 0, smallMessage
+	for need > room && size < len(messages)-1 {
+		size, room = size+1, 4*room
+	}
+	if size == len(messages)-1 {
+		room = need
 	}
 	if m.out != nil && m.size == size {
 		m.out.b = slices.Grow(p, n)
@@ -84,10 +89,7 @@ func (m *messageBuffer) grow(p []byte, n int) []byte {
 	if !ok {
 		next = new(output)
 	}
-	if size < len(messageSizes) {
-		need = messageSizes[size]
-	}
-	next.b = append(slices.Grow(next.b[:0], need), p...)
+	next.b = append(slices.Grow(next.b[:0], room), p...)
 	m.free()
 	m.out, m.size = next, size
 	return next.b

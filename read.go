@@ -8,6 +8,9 @@ import (
 	"slices"
 )
 
+// leastRoom is how many bytes are at least to be read at once, if there may be so many.
+const leastRoom = 512
+
 // ReadMessage returns the next message, put together from its fragments. The
 // payload is the caller's to keep. Small messages that have arrived together may share
 // an allocation of up to 4 KiB, which stays as long as one of them does.
@@ -66,7 +69,8 @@ func (c *Conn) keep(dst, p []byte) []byte {
 // NextReader returns the type of the next message and a reader for its payload,
 // which need not fit into memory. The reader returns io.EOF at the end of the
 // message; its other errors are those of [Conn.ReadMessage]. It is valid until the
-// next call of another method of c that reads messages, which skips the rest.
+// next call of another method of c that reads messages, which skips the rest. A compressed
+// message needs about 50 KB from its first Read until its end.
 func (c *Conn) NextReader() (MessageType, io.Reader, error) {
 	if err := c.takeTurn(false); err != nil {
 		return 0, nil, err
@@ -241,8 +245,9 @@ func (c *Conn) collect(dst []byte, buf *messageBuffer) ([]byte, error) {
 			if left == 0 {
 				break
 			}
-			room := int(min(left, uint64(max(len(p)-start, heldInputSize))))
-			p = buf.grow(p, room)
+			if cap(p)-len(p) < leastRoom {
+				p = buf.grow(p, int(min(left, uint64(max(len(p)-start, heldInputSize)))))
+			}
 			var n int
 			n, err = c.readDirect(p[len(p):cap(p)], left)
 			p = p[:len(p)+n]
@@ -288,7 +293,7 @@ func (c *Conn) appendInflated(dst []byte, buf *messageBuffer) ([]byte, error) {
 func (c *Conn) appendRest(dst []byte) ([]byte, error) {
 	p := dst
 	for {
-		p = slices.Grow(p, 512)
+		p = slices.Grow(p, leastRoom)
 		n, end, err := c.readSome(p[len(p):cap(p)])
 		p = p[:len(p)+n]
 		switch {

@@ -687,7 +687,7 @@ func TestServePool(t *testing.T) {
 		for range 10 {
 			var buf messageBuffer
 			for _, n := range []int{1, 1000, 5000, 30_000} {
-				if p := buf.grow(nil, n); cap(p) > max(8<<10, 8*n) {
+				if p := buf.grow(nil, n); cap(p) > max(4<<10, 4*n) {
 					t.Fatalf("%d bytes hold %d", n, cap(p))
 				}
 				buf.free()
