@@ -18,7 +18,7 @@ type Options struct {
 	// bytes. The connection of a peer that announces a larger one is closed
 	// with CloseMessageTooBig before the payload is read, or if it is compressed,
 	// while it is inflated. 0 means 1 MiB; a negative number means no limit, for
-	// programs that stream with NextReader.
+	// programs that stream with NextReader. Conn.SetMaxMessage changes it later.
 	MaxMessage int64
 
 	// Protocols lists subprotocols in the order of preference. A server accepts
@@ -101,12 +101,12 @@ func (o *Options) clone() *Options {
 	return &o2
 }
 
-// messageLimit returns how many bytes a message may have.
-func (o *Options) messageLimit() uint64 {
-	if o.MaxMessage < 0 {
+// messageLimit returns how many bytes a message may have if n is the MaxMessage.
+func messageLimit(n int64) uint64 {
+	if n < 0 {
 		return math.MaxInt64
 	}
-	return uint64(cmp.Or(o.MaxMessage, maxMessage))
+	return uint64(cmp.Or(n, maxMessage))
 }
 
 // handshakeLimit returns how long an opening handshake may take; it is negative if there is no

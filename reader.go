@@ -6,6 +6,7 @@ package websocket
 import (
 	"io"
 	"slices"
+	"sync/atomic"
 )
 
 // A reader decodes what the peer sends. It belongs to whoever has the turn to read.
@@ -22,15 +23,22 @@ type reader struct {
 	packed bool        // that is compressed, and so is chunk
 	end    bool        // that ends behind chunk
 
-	stream  uint64 // number of the message that a messageReader reads, or 0
-	streams uint64 // number of the last of these
-	spare   []byte // room for the next messages to be kept
+	streaming bool   // a messageReader reads the message
+	streams   uint64 // number of the last that one has read
+	spare     []byte // room for the next messages to be kept
+
+	limit atomic.Uint64 // bytes that the next message may have; set at any time
 }
 
 // init makes r ready for what a peer of the other role sends.
 func (r *reader) init(client bool, limit uint64) {
-	r.dec.masked, r.dec.limit = !client, limit
+	r.dec.masked = !client
+	r.limit.Store(limit)
 }
+
+// setLimit lets the messages that have not begun have limit bytes. It may be called without the
+// turn.
+func (r *reader) setLimit(limit uint64) { r.limit.Store(limit) }
 
 // speak lets r read a version of the protocol, with compression unless u is nil.
 func (r *reader) speak(hixie bool, u *unpacker) {
@@ -41,6 +49,9 @@ func (r *reader) speak(hixie bool, u *unpacker) {
 // means that more input is needed. It keeps what is of a message; the rest is a control frame,
 // or nothing.
 func (r *reader) next(in []byte) (piece, int, error) {
+	if !r.within() {
+		r.dec.limit = r.limit.Load()
+	}
 	p, n, err := r.dec.next(in)
 	if n > 0 && err == nil && (p.opcode == opText || p.opcode == opBinary) {
 		r.typ, r.packed, r.end = MessageType(p.opcode), p.compressed, p.end
@@ -59,7 +70,7 @@ func (r *reader) within() bool { return r.dec.kind != noFrame || r.dec.typ != 0 
 
 // between reports whether nothing has been read, or decoded, of a message that is not over.
 func (r *reader) between() bool {
-	return !r.within() && !r.ready() && r.stream == 0
+	return !r.within() && !r.ready() && !r.streaming
 }
 
 // more reports whether the input seems to begin with another whole message.
@@ -73,6 +84,7 @@ func (r *reader) message(in []byte) (t MessageType, p []byte, n int) {
 	if len(in) == 0 || !r.between() {
 		return 0, nil, 0
 	}
+	r.dec.limit = r.limit.Load()
 	return r.dec.whole(in)
 }
 
@@ -247,17 +259,17 @@ func (r *reader) putBackInflated(p []byte) { r.unpack.stream.out = slices.Clone(
 // number.
 func (r *reader) begin() uint64 {
 	r.streams++
-	r.stream = r.streams
-	return r.stream
+	r.streaming = true
+	return r.streams
 }
 
 // reads reports whether the message of that number is being read. 0 stands for any.
 func (r *reader) reads(number uint64) bool {
-	return r.stream != 0 && (number == 0 || number == r.stream)
+	return r.streaming && (number == 0 || number == r.streams)
 }
 
 // endStream ends what begin began.
-func (r *reader) endStream() { r.stream = 0 }
+func (r *reader) endStream() { r.streaming = false }
 
 // refers reports whether the next message may refer to the one in progress, which is
 // therefore to be inflated.

@@ -46,6 +46,7 @@ func TestReaderInflate(t *testing.T) {
 		for _, room := range []int{0, 1, len(text), len(text) + 1} {
 			for _, buf := range []*messageBuffer{nil, new(messageBuffer)} {
 				f := newFeed(true, false, true, 3000)
+				f.r.dec.limit = 3000 // as if a message had come
 				dst := append(make([]byte, 0, 3+room), "dst"...)
 				if buf != nil {
 					dst = buf.grow(nil, 3)[:0]

@@ -239,7 +239,7 @@ func bareConn(rw io.ReadWriter) *Conn {
 func (c *Conn) init(o *Options, client bool) {
 	c.opts = cmp.Or(o, noOptions)
 	c.cond.L = &c.mu
-	c.read.init(client, c.opts.messageLimit())
+	c.read.init(client, messageLimit(c.opts.MaxMessage))
 	c.write.init(client)
 }
 
@@ -278,6 +278,14 @@ func (c *Conn) isOpen() bool {
 	defer c.mu.Unlock()
 	return c.end.readable() == nil && !c.serve.isParting()
 }
+
+// SetMaxMessage changes Options.MaxMessage for c: n is the size of the largest message that
+// is accepted, in bytes; 0 means 1 MiB, and a negative number no limit. It may be called
+// at any time, also by the functions of a [Handler]: a server can let its clients send larger
+// messages once they have logged in. It holds for the next message, and for those after that. A
+// message in progress, of which c has read at least the header of the first frame, keeps the
+// limit with which it began.
+func (c *Conn) SetMaxMessage(n int64) { c.read.setLimit(messageLimit(n)) }
 
 // LocalAddr returns the local address of the transport, or one that stands for none.
 func (c *Conn) LocalAddr() net.Addr { return c.t.localAddr() }
