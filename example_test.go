@@ -1,6 +1,7 @@
 package websocket_test
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -86,6 +87,48 @@ func ExampleNewConn() {
 	}
 	fmt.Println(req.Version, req.Protocol)
 	// Output: RFC 6455 superchat
+}
+
+// A bufferedConn is a connection of which something has been read into a buffer.
+type bufferedConn struct {
+	net.Conn
+	r *bufio.Reader
+}
+
+func (c bufferedConn) Read(p []byte) (int, error) { return c.r.Read(p) }
+
+// The client's side of a connection, behind an opening handshake of the program's own.
+func ExampleNewConn_client() {
+	server := httptest.NewServer(&websocket.Server{
+		Options: websocket.Options{Deflate: &websocket.Deflate{}},
+		Handler: websocket.Handler{OnOpen: func(c *websocket.Conn) {
+			c.WriteMessage(websocket.Text, []byte(strings.Repeat("hello ", 100)))
+		}},
+	})
+	defer server.Close()
+
+	conn, err := net.Dial("tcp", server.Listener.Addr().String())
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Fprint(conn, "GET / HTTP/1.1\r\nHost: example.com\r\n"+
+		"Upgrade: websocket\r\nConnection: Upgrade\r\n"+
+		"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"+
+		"Sec-WebSocket-Extensions: permessage-deflate\r\n\r\n")
+	r := bufio.NewReader(conn)
+	resp, err := http.ReadResponse(r, nil)
+	if err != nil || resp.Header.Get("Sec-WebSocket-Accept") != "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=" {
+		log.Fatal("no handshake: ", err)
+	}
+
+	c := websocket.NewConn(bufferedConn{conn, r}, &websocket.Options{
+		Client:     true,
+		Extensions: resp.Header.Get("Sec-WebSocket-Extensions"),
+	})
+	defer c.Close()
+	_, msg, err := c.ReadMessage()
+	fmt.Println(len(msg), err)
+	// Output: 600 <nil>
 }
 
 func ExampleShakeHands() {

@@ -42,6 +42,17 @@ type Options struct {
 	// Header holds fields that a client adds to its opening handshake.
 	Header http.Header
 
+	// Client makes NewConn return the client's side of a connection. Its opening
+	// handshake has been done elsewhere: Dial and ClientHandshake do it themselves.
+	Client bool
+
+	// Extensions is for NewConn, too: what has been agreed on in an opening handshake that
+	// was done elsewhere, as the response has it in Sec-WebSocket-Extensions. That is
+	// permessage-deflate with parameters, or nothing. The Conn compresses as Deflate says,
+	// within these, and Conn.Request returns no more of the handshake. If no response may
+	// have such a value, reads and writes return an error.
+	Extensions string
+
 	// HTTPClient is what Dial uses. Its Transport decides on proxies, TLS and how
 	// connections are made, its Jar has the cookies, and its CheckRedirect is asked
 	// about redirects. Nil means http.DefaultClient.

@@ -5,6 +5,7 @@ package websocket
 import (
 	"cmp"
 	"crypto/tls"
+	"fmt"
 	"io"
 	"net/http"
 	"net/textproto"
@@ -369,12 +370,8 @@ func (r *Request) checkExtensions() (*deflateParams, error) {
 		return nil, nil
 	}
 	bad := badRequest("Sec-WebSocket-Extensions", "does not offer what the response has")
-	answers, err := parseExtensions([]string{r.Extensions})
-	if err != nil || len(answers) != 1 || r.Version != RFC6455 {
-		return nil, bad
-	}
-	answer, ok := parseDeflate(answers[0], true)
-	if !ok {
+	answer, err := r.agreed()
+	if err != nil {
 		return nil, bad
 	}
 	offers, err := parseExtensions(r.Header["Sec-Websocket-Extensions"])
@@ -383,10 +380,24 @@ func (r *Request) checkExtensions() (*deflateParams, error) {
 	}
 	for _, e := range offers {
 		if offer, ok := parseDeflate(e, false); ok && answer.answers(offer) {
-			return &answer, nil
+			return answer, nil
 		}
 	}
 	return nil, bad
+}
+
+// agreed returns the parameters that Extensions has, or nil if it is empty.
+func (r *Request) agreed() (*deflateParams, error) {
+	if r.Extensions == "" {
+		return nil, nil
+	}
+	answers, err := parseExtensions([]string{r.Extensions})
+	if err == nil && len(answers) == 1 && r.Version == RFC6455 {
+		if p, ok := parseDeflate(answers[0], true); ok {
+			return &p, nil
+		}
+	}
+	return nil, fmt.Errorf("%q is not what a response can have", r.Extensions)
 }
 
 // checkText is check for what requests of all kinds have.

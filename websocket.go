@@ -207,7 +207,9 @@ var _ net.Conn = (*Conn)(nil)
 //
 // The opening handshake comes next: [ShakeHands], or [GetRequest] and
 // [PutResponse]. Only a stream on which it has been done elsewhere needs none; a
-// new Conn speaks RFC 6455.
+// new Conn speaks RFC 6455. Options.Client makes it the client's side of such a stream, and
+// Options.Extensions lets it compress. What was read behind the handshake is what rw has to
+// return first.
 //
 // The Conn closes rw and sets its deadlines if rw has the methods of [net.Conn] for
 // that; it overrides deadlines that were set on rw itself. If rw is a *net.TCPConn or a
@@ -217,7 +219,12 @@ func NewConn(rw io.ReadWriter, o *Options) *Conn {
 	if c, ok := rw.(*Conn); ok {
 		return c
 	}
-	return newConn(rw, o.clone(), false)
+	o = o.clone()
+	c := newConn(rw, o, o.Client)
+	if o.Client || o.Extensions != "" {
+		c.resume()
+	}
+	return c
 }
 
 // newConn is NewConn for either role. It keeps o.
@@ -248,6 +255,23 @@ func (c *Conn) agree(req *Request) {
 	c.req = req.keep()
 	p, _ := req.checkExtensions()
 	c.speak(req.Version, p)
+}
+
+// resume lets c speak as its options say that was agreed on elsewhere.
+func (c *Conn) resume() {
+	req := &Request{Version: RFC6455, Extensions: c.opts.Extensions}
+	c.req = req.keep()
+	p, err := req.agreed()
+	if err == nil && p != nil && c.opts.Deflate != nil {
+		err = c.opts.Deflate.check()
+	}
+	if err != nil {
+		err = fmt.Errorf("websocket: the options for compression are not valid: %w", err)
+		c.end.stopReads(err)
+		c.end.stopWrites(err)
+		return
+	}
+	c.speak(RFC6455, p)
 }
 
 // speak lets c speak a version of the protocol, with compression unless p is nil.
