@@ -32,22 +32,21 @@ func (c *Conn) Close() error { return c.CloseWith(CloseNormal, "") }
 // returns nil when the transport is closed. That may take up to Options.CloseTimeout, as
 // the peer is given time to read what was sent last.
 //
-// The reason is UTF-8 of at most 123 bytes. CloseNoStatus, without a reason, sends a
-// close frame without a payload. A code or reason that must not be sent is an error,
-// and the connection stays open. Hixie-76 carries neither.
+// The reason may be any text, such as that of an error: it is made valid UTF-8, and cut
+// between two runes if it has more than 123 bytes, as a close frame has no room for more.
+// CloseNoStatus, without a reason, sends a close frame without a payload. For a code that must
+// not be sent, CloseWith closes with CloseInternalError and returns an error. Hixie-76 carries
+// neither code nor reason.
 func (c *Conn) CloseWith(code CloseCode, reason string) error {
-	if err := checkClose(code, reason); err != nil {
-		return err
-	}
-	e := &CloseError{Code: code, Reason: reason, by: byUs}
+	e, bad := closeByUs(code, reason)
 	if !c.t.closes() {
-		return c.closeStream(e)
+		return cmp.Or(bad, c.closeStream(e))
 	}
 	awaits, done := c.beginClose(e)
 	if done {
-		return nil
+		return bad
 	}
-	return c.endClose(e, awaits)
+	return cmp.Or(bad, c.endClose(e, awaits))
 }
 
 // closeStream is CloseWith for a transport that cannot be closed.

@@ -566,39 +566,92 @@ func TestCloseWithinMessage(t *testing.T) {
 	}
 }
 
+// TestCloseArguments closes with codes and reasons of all kinds, by CloseWith on its own, and
+// while Serve runs, from within a callback and from elsewhere. Whatever they are the connection
+// ends, and the peer gets a close frame that it may get.
 func TestCloseArguments(t *testing.T) {
-	for _, tt := range []struct {
-		code   CloseCode
-		reason string
-		ok     bool
+	x := strings.Repeat("x", 120)
+	ways := []struct {
+		name  string
+		close func(c *Conn, closeWith func() error) error
 	}{
-		{CloseNormal, "", true},
-		{CloseNormal, strings.Repeat("x", 123), true},
-		{CloseNormal, strings.Repeat("x", 124), false},
-		{CloseNormal, "\xff", false},
-		{CloseNoStatus, "", true},
-		{CloseNoStatus, "reason", false},
-		{0, "", false},
-		{999, "", false},
-		{1004, "", false},
-		{1006, "", false},
-		{1014, "", true},
-		{1015, "", false},
-		{2999, "", false},
-		{3000, "", true},
-		{4999, "", true},
-		{5000, "", false},
+		{"method", func(_ *Conn, closeWith func() error) error { return closeWith() }},
+		{"callback", func(c *Conn, closeWith func() error) (err error) {
+			c.Serve(Handler{OnOpen: func(*Conn) { err = closeWith() }})
+			return err
+		}},
+		{"elsewhere", func(c *Conn, closeWith func() error) (err error) {
+			served := goErr(func() error { return c.Serve(Handler{}) })
+			synctest.Wait()
+			err = closeWith()
+			<-served
+			return err
+		}},
+	}
+	for _, tt := range []struct {
+		code       CloseCode
+		reason     string
+		wantCode   CloseCode // if the code cannot be sent
+		wantReason string    // if it is not the reason
+	}{
+		{CloseNormal, "", 0, ""},
+		{CloseNormal, x + "123", 0, ""},
+		{CloseNormal, x + "1234", 0, x + "123"},
+		{CloseNormal, x + "1é", 0, ""},
+		{CloseNormal, x + "12é", 0, x + "12"},
+		{CloseNormal, x + "1世", 0, x + "1"},
+		{CloseNormal, x + "12👩", 0, x + "12"},
+		{CloseNormal, strings.Repeat("世", 1<<20), 0, strings.Repeat("世", 41)},
+		{CloseNormal, "\xff", 0, "\ufffd"},
+		{CloseNormal, "caf\xe9 fermé", 0, "caf\ufffd fermé"},
+		{CloseNormal, strings.Repeat("x", 122) + "\xff", 0, strings.Repeat("x", 122)},
+		{CloseNormal, strings.Repeat("\xff", 124) + "x", 0, "\ufffdx"},
+		{CloseNormal, "cut within a rune: \xe4\xb8", 0, "cut within a rune: \ufffd"},
+		{CloseNormal, "\xed\xa0\x80 is no rune", 0, "\ufffd is no rune"},
+		{CloseNoStatus, "", 0, ""},
+		{CloseNoStatus, "reason", CloseInternalError, ""},
+		{0, "", CloseInternalError, ""},
+		{999, "reason", CloseInternalError, ""},
+		{1004, x + "1234", CloseInternalError, x + "123"},
+		{1006, "\xff", CloseInternalError, "\ufffd"},
+		{1014, "", 0, ""},
+		{1015, "", CloseInternalError, ""},
+		{2999, "", CloseInternalError, ""},
+		{3000, "", 0, ""},
+		{4999, "", 0, ""},
+		{5000, "", CloseInternalError, ""},
+		{65535, "", CloseInternalError, ""},
 	} {
-		c, rw := tapeConn(nil, false, false)
-		err := c.CloseWith(tt.code, tt.reason)
-		if (err == nil || err == io.EOF) != tt.ok {
-			t.Errorf("CloseWith(%d, %q) returned %v", tt.code, tt.reason, err)
-		}
-		if tt.ok {
-			continue
-		}
-		if err := c.WriteMessage(Text, nil); err != nil || rw.closed {
-			t.Errorf("after CloseWith(%d, %q): %v, transport closed: %t", tt.code, tt.reason, err, rw.closed)
+		for _, way := range ways {
+			t.Run(fmt.Sprintf("%s/%d %.30q", way.name, int(tt.code), tt.reason), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					want := CloseError{cmp.Or(tt.wantCode, tt.code), cmp.Or(tt.wantReason, tt.reason), byUs}
+					c, peer := pipe(t, nil)
+					defer c.CloseNow()
+					start := time.Now()
+					peer.SetReadDeadline(start.Add(time.Minute))
+					got := goErr(func() error {
+						_, _, err := peer.ReadMessage()
+						peer.Close()
+						return err
+					})
+					err := way.close(c, func() error { return c.CloseWith(tt.code, tt.reason) })
+					if (err != nil) != (tt.wantCode != 0) || errors.Is(err, os.ErrDeadlineExceeded) || time.Since(start) != 0 {
+						t.Errorf("CloseWith returned %v after %v", err, time.Since(start))
+					}
+					var e *CloseError
+					if _, _, err := c.ReadMessage(); !errors.As(err, &e) || *e != want {
+						t.Errorf("a read returns %#v, want %#v", err, want)
+					}
+					want.by = byPeer
+					if err := wait(t, got); !errors.As(err, &e) || *e != want {
+						t.Errorf("the peer has got %#v, want %#v", err, want)
+					}
+					if _, err := c.t.rw.Write([]byte{0}); err == nil {
+						t.Error("the transport is open")
+					}
+				})
+			})
 		}
 	}
 }
@@ -755,6 +808,14 @@ func TestCloseWithoutCloser(t *testing.T) {
 		if c.LocalAddr().String() == "" || c.RemoteAddr().Network() == "" {
 			t.Error("there is no address")
 		}
+	}
+	rw := new(tape)
+	c := newConn(noClose{rw}, nil, false)
+	if err := c.CloseWith(1006, "why"); err == nil {
+		t.Error("CloseWith sends 1006")
+	}
+	if frames := parseSent(t, c, rw.written()); len(frames) != 1 || frames[0] != (sent{opClose, closing(CloseInternalError, "why")}) {
+		t.Errorf("sent %q", frames)
 	}
 }
 

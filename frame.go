@@ -13,6 +13,7 @@ import (
 	"math/bits"
 	"net"
 	"strconv"
+	"strings"
 	"unicode/utf8"
 )
 
@@ -359,17 +360,22 @@ func (e *CloseError) Is(target error) bool {
 	return false
 }
 
-// checkClose reports what keeps a code and a reason from being sent.
-func checkClose(code CloseCode, reason string) error {
-	switch {
-	case !code.sendable() && (code != CloseNoStatus || reason != ""):
-		return fmt.Errorf("websocket: a close frame cannot hold the code %d", code)
-	case len(reason) > maxControl-2:
-		return errors.New("websocket: the reason for closing is longer than 123 bytes")
-	case !utf8.ValidString(reason):
-		return errNotUTF8
+// closeByUs returns the error of a connection that this side closes, with what its close frame
+// is to hold: the reason made valid and cut between two runes. A code that a close frame cannot
+// hold is an error, and CloseInternalError stands in its place.
+func closeByUs(code CloseCode, reason string) (e *CloseError, err error) {
+	if !code.sendable() && (code != CloseNoStatus || reason != "") {
+		err = fmt.Errorf("websocket: a close frame cannot hold the code %d", code)
+		code = CloseInternalError
 	}
-	return nil
+	reason = strings.ToValidUTF8(reason, string(utf8.RuneError))
+	if n := maxControl - 2; len(reason) > n {
+		for !utf8.RuneStart(reason[n]) {
+			n--
+		}
+		reason = reason[:n]
+	}
+	return &CloseError{Code: code, Reason: reason, by: byUs}, err
 }
 
 // parseClose parses the payload of a close frame (RFC 6455, section 5.5.1).

@@ -12,7 +12,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"testing/iotest"
 )
 
 // TestExamples decodes the examples of RFC 6455, section 5.7, as they stand there.
@@ -222,8 +221,9 @@ func TestCloseCodes(t *testing.T) {
 		code := CloseCode(n)
 		// RFC 6455, section 7.4, and the registry that its section 11.7 has set up.
 		want := n >= 1000 && n <= 1003 || n >= 1007 && n <= 1014 || n >= 3000 && n <= 4999
-		if got := checkClose(code, "why") == nil; got != want {
-			t.Errorf("checkClose(%d) accepts: %v", n, got)
+		e, err := closeByUs(code, "why")
+		if (err == nil) != want || e.Reason != "why" || want && e.Code != code || !want && e.Code != CloseInternalError {
+			t.Errorf("closeByUs(%d) returned %v, %v", n, e, err)
 		}
 		p := appendClose(nil, code, "why")
 		if code == CloseNoStatus {
@@ -236,27 +236,6 @@ func TestCloseCodes(t *testing.T) {
 	}
 	if got, reason, err := parseClose(appendClose(nil, CloseNoStatus, "")); got != CloseNoStatus || reason != "" || err != nil {
 		t.Errorf("no status: %d, %q, %v", got, reason, err)
-	}
-	for _, tt := range []struct {
-		code   CloseCode
-		reason string
-		ok     bool
-	}{
-		{CloseNoStatus, "", true},
-		{CloseNoStatus, "a", false},
-		{CloseNormal, strings.Repeat("a", 123), true},
-		{CloseNormal, strings.Repeat("a", 124), false},
-		{CloseNormal, "\xff", false},
-		{0, "", false},
-	} {
-		var out bytes.Buffer
-		c := newConn(wireStream{iotest.ErrReader(errStall), &out}, nil, false)
-		if err := c.CloseWith(tt.code, tt.reason); (err == nil) != tt.ok || (out.Len() > 0) != tt.ok {
-			t.Errorf("CloseWith(%d, %d bytes): %v, sent % x", tt.code, len(tt.reason), err, out.Bytes())
-		}
-		if err := c.WriteMessage(Text, nil); (err != nil) != tt.ok {
-			t.Errorf("after CloseWith(%d, %d bytes): %v", tt.code, len(tt.reason), err)
-		}
 	}
 }
 

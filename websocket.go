@@ -141,8 +141,8 @@
 // io.EOF to [errors.Is]. From the others, io.EOF itself means that there was no closing
 // handshake. Whatever the error is, Close is still to be called. Later reads return the
 // same error, and so do writes once the connection is closed or a write has failed. What
-// is wrong with an argument, such as text that is not UTF-8, is reported before anything
-// is sent; the connection stays usable.
+// is wrong with the argument of a write, such as text that is not UTF-8, is reported before
+// anything is sent; the connection stays usable.
 //
 // # Limits
 //
