@@ -211,9 +211,10 @@ func (c *Conn) abort(e error) error {
 	return nil
 }
 
-// acceptClose answers a close frame, unless that is the answer (RFC 6455,
-// section 5.5.1). Then a server closes the transport, while a client leaves the
-// server time to do so (section 7.1.1).
+// acceptClose answers a close frame, unless that is the answer (RFC 6455, section 5.5.1),
+// with the same code and reason: a browser tells its page those of the answer, whatever the
+// page has closed with. Then a server closes the transport, while a client leaves the server
+// time to do so (section 7.1.1).
 func (c *Conn) acceptClose(payload []byte) error {
 	code, reason, err := parseClose(payload)
 	if err != nil {

@@ -566,6 +566,34 @@ func TestCloseWithinMessage(t *testing.T) {
 	}
 }
 
+// TestCloseAnswer has the peer close. The answer holds the same code and reason (RFC 6455,
+// section 5.5.1), as it is the answer of which a browser tells the page that has closed.
+func TestCloseAnswer(t *testing.T) {
+	for _, payload := range []string{
+		"", // no code
+		closing(CloseNormal, ""),
+		closing(CloseNormal, "was schön: 世界"),
+		closing(CloseInternalError, "why"),
+		closing(4999, strings.Repeat("x", 123)),
+	} {
+		for _, begun := range []string{"", "a"} {
+			for _, client := range []bool{false, true} {
+				c, rw := tapeConn(nil, client, false)
+				if begun != "" {
+					rw.in = append(rw.in, wf(opText, begun).append(nil, !client, false))
+				}
+				rw.in = append(rw.in, toward(c, opClose, payload))
+				if _, _, err := c.ReadMessage(); err == nil {
+					t.Error("a message")
+				}
+				if got := parseSent(t, c, rw.written()); len(got) != 1 || got[0] != (sent{opClose, payload}) {
+					t.Errorf("client=%t, %q: the answer to %q is %q", client, begun, payload, got)
+				}
+			}
+		}
+	}
+}
+
 // TestCloseArguments closes with codes and reasons of all kinds, by CloseWith on its own, and
 // while Serve runs, from within a callback and from elsewhere. Whatever they are the connection
 // ends, and the peer gets a close frame that it may get.

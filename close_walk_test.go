@@ -85,7 +85,7 @@ var (
 		{"message", walkSends(finBit|opText, "in"), func(m *walkModel) { m.message(false) }},
 		{"fragment", walkSends(opText, "in"), func(m *walkModel) { m.within = m.within || !m.deaf }},
 		{"ping", walkSends(finBit|opPing, ""), (*walkModel).ping},
-		{"close frame 1000", walkSends(finBit|opClose, "\x03\xe8"), func(m *walkModel) { m.peerEnds(&CloseError{Code: 1000}, nil) }},
+		{"close frame 1000", walkSends(finBit|opClose, "\x03\xe8bye"), func(m *walkModel) { m.peerEnds(&CloseError{Code: 1000, Reason: "bye"}, nil) }},
 		{"reserved opcode", walkSends(finBit|0x3, ""), func(m *walkModel) { m.peerEnds(failure(1002, ""), errWhatever) }},
 		{"text that is not UTF-8", walkSends(finBit|opText, "\xff"), func(m *walkModel) { m.peerEnds(failure(1007, ""), errWhatever) }},
 		{"WriteMessage", func(w *walk) { w.call("write", w.write) }, (*walkModel).writes},
@@ -98,6 +98,8 @@ var (
 	walkEOF      = walkEvent{"EOF", func(w *walk) { w.conn.fail(io.EOF, nil) }, func(m *walkModel) { m.inputEnds(io.EOF) }}
 	walkTimeout  = walkEvent{"CloseTimeout", func(*walk) { time.Sleep(closeTimeout) }, (*walkModel).timeout}
 	walkShutdown = walkEvent{"Shutdown", func(w *walk) { w.call("Shutdown", w.shutdown) }, (*walkModel).shutdown}
+
+	walkReason = strings.Repeat("long ", 100) // of what OnMessage closes with
 
 	errWalkReset = error(&net.OpError{Op: "read", Err: syscall.ECONNRESET})
 	errUndecided = errors.New("undecided: the peer may yet answer")
@@ -155,7 +157,7 @@ func (m *walkModel) sendClose(e *CloseError) {
 	if m.write != nil {
 		return
 	}
-	m.send(finBit|opClose, closing(e.Code, ""))
+	m.send(finBit|opClose, closing(e.Code, e.Reason))
 	m.write = e
 }
 
@@ -163,6 +165,9 @@ func (m *walkModel) sendClose(e *CloseError) {
 func (m *walkModel) close(code CloseCode) {
 	hopeless := m.gone || m.failed && !m.serves // An answer is not to be expected.
 	e := &CloseError{Code: code, by: byUs}
+	if code >= 4100 {
+		e.Reason = walkReason[:123]
+	}
 	m.sendClose(e)
 	m.read = cmp.Or[error](m.read, e)
 	switch m.closing = true; {
@@ -361,7 +366,7 @@ func newWalk(t *testing.T, way walkWay, request *http.Request) *walk {
 func (w *walk) answer(p []byte) {
 	w.log = append(w.log, "message")
 	if strings.HasSuffix(string(p), "bye") {
-		w.c.CloseWith(CloseCode(4100+w.n), "")
+		w.c.CloseWith(CloseCode(4100+w.n), walkReason)
 	}
 }
 
@@ -438,8 +443,8 @@ func (w *walk) check(m *walkModel) {
 	}
 	var frames []string
 	for _, f := range sent {
-		if f.first == finBit|opClose {
-			f.p = f.p[:min(2, len(f.p))] // without the reason
+		if code := f.p[:min(2, len(f.p))]; f.first == finBit|opClose && (code == closing(1002, "") || code == closing(1007, "")) {
+			f.p = code // It is not said what reason a fault has.
 		}
 		frames = append(frames, walkFrame(f.first, f.p))
 	}

@@ -280,7 +280,7 @@ func testRule(t *testing.T, r wireRule, client, late bool) {
 		if r.code == CloseNoStatus {
 			want = append(want, wf(0x88, ""))
 		} else if r.code != 0 {
-			want = append(want, wfClose(int(r.code), ""))
+			want = append(want, wfClose(int(r.code), r.reason))
 			if n := len(sent) - 1; n >= 0 && sent[n].first == 0x88 && len(sent[n].p) > 2 && !r.peer {
 				if reason := sent[n].p[2:]; len(reason) > 123 || !utf8.ValidString(reason) {
 					t.Fatalf("%s: bad reason %q", how, reason)

@@ -322,14 +322,6 @@ func failure(code CloseCode, reason string) *CloseError {
 	return &CloseError{Code: code, Reason: reason, by: byFailure}
 }
 
-// ownReason returns the reason if it is this side's.
-func (e *CloseError) ownReason() string {
-	if e.by == byPeer || e.by == byPeerEarly {
-		return ""
-	}
-	return e.Reason
-}
-
 // Error returns who closed the connection and why.
 func (e *CloseError) Error() string {
 	s := [...]string{

@@ -476,11 +476,10 @@ func (c *Conn) putControlLocked(opcode byte, p []byte) error {
 }
 
 // putCloseLocked puts a close frame behind the output, unless nothing more can be sent,
-// and makes e the error of all later writes. The reason goes with it only if it is
-// this side's.
+// and makes e the error of all later writes.
 func (c *Conn) putCloseLocked(e *CloseError) {
 	c.mu.assertLocked()
 	if c.end.stopWrites(e) {
-		c.write.putClose(e.Code, e.ownReason())
+		c.write.putClose(e.Code, e.Reason)
 	}
 }

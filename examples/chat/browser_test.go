@@ -579,9 +579,10 @@ function echo(n, ahead) {
 		socket.onmessage = ({data}) => {
 			if (!same(data, sent[received])) resolve("message " + received + " is another");
 			if (++received < n) send();
-			else socket.close(1000);
+			else socket.close(1000, "c'était tout");
 		};
-		socket.onclose = ({code}) => resolve(received < n || code !== 1000 ? "closed with " + code : socket.extensions);
+		socket.onclose = ({code, reason}) => resolve(
+			received < n || code !== 1000 || reason !== "c'était tout" ? "closed with " + code + " " + reason : socket.extensions);
 	});
 }
 </script>`

@@ -240,7 +240,7 @@ func (s *peer) testCloseByServer(t *testing.T) {
 		if err := c.Close(); err != nil {
 			t.Errorf("%.20q: Close: %v", tt.command, err)
 		}
-		s.closed(t, strconv.Itoa(int(tt.code))) // which our own close frame holds
+		s.closed(t, strings.TrimSpace(strconv.Itoa(int(tt.code))+" "+tt.reason)) // which our own close frame holds
 	}
 }
 
