@@ -274,7 +274,10 @@ const (
 	ClosePolicyViolation CloseCode = 1008
 	CloseMessageTooBig   CloseCode = 1009 // message
 	CloseInternalError   CloseCode = 1011
-	CloseTryAgainLater   CloseCode = 1013
+
+	// These are younger than the RFC. Some clients take them for a fault.
+	CloseServiceRestart CloseCode = 1012
+	CloseTryAgainLater  CloseCode = 1013
 )
 
 var closeNames = map[CloseCode]string{
@@ -287,6 +290,7 @@ var closeNames = map[CloseCode]string{
 	ClosePolicyViolation: " (policy violation)",
 	CloseMessageTooBig:   " (message too big)",
 	CloseInternalError:   " (internal error)",
+	CloseServiceRestart:  " (service restart)",
 	CloseTryAgainLater:   " (try again later)",
 }
 

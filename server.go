@@ -36,9 +36,9 @@ type Server struct {
 	Options
 
 	mu      sync.Mutex
-	conns   []*Conn // each has its place in its slot
-	active  int     // handshakes and connections
-	down    bool
+	conns   []*Conn       // each has its place in its slot
+	active  int           // handshakes and connections
+	down    *CloseError   // what connections are closed with as the Server shuts down, or nil
 	idle    chan struct{} // closed when down and nothing is active
 	due     []*Conn       // that have something to be written, from next on
 	next    int
@@ -139,10 +139,11 @@ func logf(server *http.Server, format string, args ...any) {
 func (s *Server) begin() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.down {
-		s.active++
+	if s.down != nil {
+		return false
 	}
-	return !s.down
+	s.active++
+	return true
 }
 
 func (s *Server) add(c *Conn) {
@@ -150,8 +151,8 @@ func (s *Server) add(c *Conn) {
 	defer s.mu.Unlock()
 	c.serve.setSlot(len(s.conns))
 	s.conns = append(s.conns, c)
-	if s.down {
-		c.startClose(goingAway())
+	if s.down != nil {
+		c.startClose(new(*s.down))
 	}
 }
 
@@ -200,9 +201,6 @@ func (s *Server) Conns() iter.Seq[*Conn] {
 	}
 }
 
-// goingAway is the reason of Shutdown.
-func goingAway() *CloseError { return &CloseError{Code: CloseGoingAway, by: byUs} }
-
 // Shutdown closes all connections with CloseGoingAway, behind all that was sent before apart
 // from broadcasts that still wait, for OnOpen or for the end of a message in fragments. It
 // waits until the last has ended and its OnClose has returned. When ctx is done it has the
@@ -213,11 +211,23 @@ func goingAway() *CloseError { return &CloseError{Code: CloseGoingAway, by: byUs
 // HTTP/2. So a program calls both, this one first. It must not call Shutdown from a function
 // of Handler, which it would wait for.
 func (s *Server) Shutdown(ctx context.Context) error {
+	return s.ShutdownWith(ctx, CloseGoingAway, "")
+}
+
+// ShutdownWith is Shutdown with another code, and a reason, as for [Conn.CloseWith]. Some
+// clients reconnect only after CloseServiceRestart, which others do not know. The first call
+// decides on the code.
+func (s *Server) ShutdownWith(ctx context.Context, code CloseCode, reason string) error {
+	e, bad := closeByUs(code, reason)
+	return cmp.Or(bad, s.shutdown(ctx, e))
+}
+
+func (s *Server) shutdown(ctx context.Context, e *CloseError) error {
 	s.mu.Lock()
-	if !s.down {
-		s.down = true
+	if s.down == nil {
+		s.down = e
 		for _, c := range s.conns {
-			c.startClose(goingAway())
+			c.startClose(new(*e))
 		}
 	}
 	if s.active == 0 {

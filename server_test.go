@@ -447,6 +447,45 @@ func TestShutdown(t *testing.T) {
 			checkCode(t, wait(t, ends), CloseGoingAway, byUs)
 		}
 	})
+	for _, tt := range []struct {
+		code   CloseCode
+		reason string
+		want   CloseError
+	}{
+		{CloseServiceRestart, "back at noon", CloseError{CloseServiceRestart, "back at noon", byPeer}},
+		{CloseNoStatus, "", CloseError{CloseNoStatus, "", byPeer}},
+		{4000, strings.Repeat("é", 62), CloseError{4000, strings.Repeat("é", 61), byPeer}},
+		{1006, "why", CloseError{CloseInternalError, "why", byPeer}},
+	} {
+		inBubble(fmt.Sprint("with ", int(tt.code)), func(t *testing.T, s *Server, p *pipedServer, ends chan error) {
+			check := func(c *Conn) {
+				var e *CloseError
+				if _, _, err := c.ReadMessage(); !errors.As(err, &e) || *e != tt.want {
+					t.Errorf("a client was closed with %#v, want %#v", err, tt.want)
+				}
+				c.Close()
+			}
+			a := p.join(t, "/", nil)
+			late := p.connect(t)
+			io.WriteString(late, hixieHead) // the token is still to come
+			synctest.Wait()
+			done := goErr(func() error { return s.ShutdownWith(t.Context(), tt.code, tt.reason) })
+			check(a)
+			// The first call decides, for clients that come in meanwhile, too.
+			again := goErr(func() error { return s.Shutdown(t.Context()) })
+			io.WriteString(late, hixieToken)
+			go io.Copy(io.Discard, late)
+			if err := wait(t, done); (err != nil) != (tt.want.Code != tt.code) {
+				t.Errorf("ShutdownWith returned %v", err)
+			}
+			if err := wait(t, again); err != nil {
+				t.Error(err)
+			}
+			for range 2 {
+				checkCode(t, wait(t, ends), tt.want.Code, byUs)
+			}
+		})
+	}
 	inBubble("no answer", func(t *testing.T, s *Server, p *pipedServer, ends chan error) {
 		p.join(t, "/", nil) // nobody reads from it
 		start := time.Now()
