@@ -69,12 +69,14 @@ type Options struct {
 	// transport is closed anyway. 0 or less means 5 seconds.
 	CloseTimeout time.Duration
 
-	// PingInterval is how long a peer may be silent, while Conn.Serve waits for
-	// messages, before it is pinged, when another PingInterval is over at the latest.
-	// If it remains silent for one more, or takes less than 64 KiB of what is written
-	// to it in three to five, the connection is closed. 0 means 20 seconds for the
-	// clients of a Server, and otherwise no pings; a negative duration means no pings.
-	// Hixie-76 has none.
+	// PingInterval is how long a connection may be silent while Conn.Serve runs. When
+	// nothing has come from the peer, or nothing was sent to it, for that time, or a
+	// tenth more at the latest, it is pinged, and its pong makes an end of both: proxies
+	// cut connections that are silent in either direction, many after 30 or 60 seconds.
+	// If nothing comes for one more PingInterval while Serve waits for messages, or the
+	// peer takes less than 64 KiB of what is written to it in three to five, the
+	// connection is closed. 0 means 20 seconds for the clients of a Server, and otherwise
+	// no pings; a negative duration means no pings. Hixie-76 has none.
 	PingInterval time.Duration
 
 	// MaxQueue is how many bytes of messages may wait for a client that reads

@@ -11,6 +11,8 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -91,10 +93,12 @@ func TestKeepalive(t *testing.T) {
 		{name: "waits for a callback", interval: interval, min: never, callbacks: 2,
 			h: Handler{OnMessage: func(*Conn, MessageType, []byte) { time.Sleep(10 * interval) }},
 			peer: func(peer net.Conn, client bool) {
-				frame(peer, client, "a")
+				c := newConn(peer, nil, client)
+				read := goErr(func() error { _, _, err := c.ReadMessage(); return err })
+				c.WriteMessage(Text, []byte("a"))
 				time.Sleep(9 * interval)
-				frame(peer, client, "b")
-				newConn(peer, nil, client).ReadMessage()
+				c.WriteMessage(Text, []byte("b"))
+				<-read
 			}},
 		{name: "silent after a callback", interval: interval, min: 11 * interval, max: 13 * interval, callbacks: 1,
 			h: Handler{OnMessage: func(*Conn, MessageType, []byte) { time.Sleep(10*interval - time.Second) }},
@@ -180,8 +184,148 @@ func TestKeepalive(t *testing.T) {
 	}
 }
 
+// passInterval lets the clock of c tick for an interval in which nothing comes.
+func passInterval(c *Conn) {
+	for range 1 + ticks { // in the first, something may have come
+		c.keepAlive()
+	}
+}
+
+// A gapConn measures how long a stream is silent in each direction.
+type gapConn struct {
+	net.Conn
+	read, written gap
+}
+
+func (c *gapConn) Read(p []byte) (n int, err error) {
+	n, err = c.Conn.Read(p)
+	c.read.end()
+	return n, err
+}
+
+func (c *gapConn) Write(p []byte) (n int, err error) {
+	n, err = c.Conn.Write(p)
+	c.written.end()
+	return n, err
+}
+
+// A gap is the longest time between two of n calls of end.
+type gap struct {
+	mu      sync.Mutex
+	since   time.Time
+	longest time.Duration
+	n       int
+}
+
+func (g *gap) end() (longest time.Duration, n int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	now := time.Now()
+	if g.n++; g.n > 1 {
+		g.longest = max(g.longest, now.Sub(g.since))
+	}
+	g.since = now
+	return g.longest, g.n
+}
+
+// TestKeepaliveSilence has both sides of a connection say much or little. It is never silent
+// for longer than an interval and a tenth, in either direction, and nobody is pinged for nothing.
+func TestKeepaliveSilence(t *testing.T) {
+	const interval = 10 * time.Second
+	const intervals = 100
+	every := func(c *Conn, d time.Duration) {
+		for d > 0 && c.WriteMessage(Text, []byte("a")) == nil {
+			time.Sleep(d)
+		}
+	}
+	for _, tt := range []struct {
+		name        string
+		peer, other time.Duration // how often the peer, and this side, sends a message; or never
+		callback    time.Duration // how long OnMessage takes
+		pings       int           // in an interval, at most
+	}{
+		{name: "nobody sends", pings: 1},
+		{name: "the peer sends often", peer: interval / 30, pings: 1},
+		{name: "the peer sends once in an interval", peer: interval, pings: 1},
+		{name: "the peer sends seldom", peer: interval * 13 / 10, pings: 1},
+		{name: "the peer sends very seldom", peer: interval * 77 / 10, pings: 1},
+		{name: "this side sends often", other: interval / 30, pings: 1},
+		{name: "this side sends seldom", other: interval * 13 / 10, pings: 1},
+		{name: "both send often", peer: interval / 30, other: interval / 20},
+		{name: "callbacks take long", peer: interval * 6, callback: interval * 55 / 10, pings: 1},
+	} {
+		for _, way := range []string{"server", "client", "Server"} {
+			t.Run(tt.name+"/"+way, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					o := Options{PingInterval: interval}
+					opened := make(chan *Conn, 1)
+					h := Handler{
+						OnOpen:    func(c *Conn) { opened <- c },
+						OnMessage: func(*Conn, MessageType, []byte) { time.Sleep(tt.callback) },
+					}
+					wire, ended := new(gapConn), make(chan error, 1)
+					h.OnClose = func(_ *Conn, err error) { ended <- err }
+					var peer *Conn
+					if way == "Server" {
+						p := servePiped(t, &Server{Handler: h, Options: o})
+						// The clock of a Server runs already when a client comes.
+						p.join(t, "/", nil).CloseNow()
+						wait(t, opened)
+						wait(t, ended)
+						time.Sleep(interval * 3 / 100)
+						wire.Conn = p.connect(t)
+						var err error
+						if peer, err = ClientHandshake(wire, "ws://server.example.com/", nil); err != nil {
+							t.Fatal(err)
+						}
+					} else {
+						a, b := net.Pipe()
+						wire.Conn = b
+						peer = newConn(wire, nil, way == "server")
+						go newConn(a, &o, way == "client").Serve(h)
+					}
+					c := wait(t, opened)
+					var messages atomic.Int32
+					go func() {
+						for {
+							if _, _, err := peer.ReadMessage(); err != nil {
+								return
+							}
+							messages.Add(1)
+						}
+					}()
+					var senders sync.WaitGroup
+					senders.Go(func() { every(peer, tt.peer) })
+					senders.Go(func() { every(c, tt.other) })
+					wire.written.end()
+					_, before := wire.read.end()
+					time.Sleep(intervals * interval)
+					synctest.Wait()
+					if len(ended) > 0 {
+						t.Error("closed")
+					}
+					silence, n := wire.read.end()
+					if pings := n - 1 - before - int(messages.Load()); pings > tt.pings*intervals {
+						t.Errorf("%d pings in %d intervals", pings, intervals)
+					}
+					if silence > interval*11/10 {
+						t.Errorf("nothing was sent for %v", silence)
+					}
+					if silence, _ := wire.written.end(); silence > interval*11/10 && tt.callback == 0 {
+						t.Errorf("nothing has come for %v", silence)
+					}
+					peer.CloseNow()
+					c.CloseNow()
+					wait(t, ended)
+					senders.Wait()
+				})
+			})
+		}
+	}
+}
+
 // TestServerKeepalive checks what a Server does about silent clients if it is told nothing
-// else, and that those of hixie-76 are not pinged.
+// else, that those of hixie-76 are not pinged, and that its clock stops with the last.
 func TestServerKeepalive(t *testing.T) {
 	for _, tt := range []struct {
 		interval, want time.Duration
@@ -219,7 +363,13 @@ func TestServerKeepalive(t *testing.T) {
 				if b := <-got; len(b) > 0 {
 					t.Errorf("the client of hixie-76 has got %q", b)
 				}
-				<-ends
+				if <-ends; tt.want < 0 {
+					return
+				}
+				time.Sleep(time.Hour)
+				if stops(s.clock) {
+					t.Error("the clock ticks for nobody")
+				}
 			})
 		})
 	}
@@ -278,8 +428,7 @@ func TestServePings(t *testing.T) {
 				}
 				expectMessages(t, peer, "Hello") // and the peer has answered the ping
 				awaitRest(t, 0, 1)
-				c.keepAlive()
-				c.keepAlive() // it has been silent since
+				passInterval(c)
 			}
 			if err := peer.Close(); err != nil {
 				t.Error(err)

@@ -36,8 +36,8 @@ type Handler struct {
 // returns the error that OnClose has got, which is never nil. While it runs, methods that
 // read from c return an error. A read deadline that passes ends it, too.
 //
-// If Options.PingInterval is positive, Serve finds out whether a silent peer is still
-// there. If a function of h panics, Serve begins to close the connection with
+// If Options.PingInterval is positive, Serve pings, and finds out whether a silent peer is
+// still there. If a function of h panics, Serve begins to close the connection with
 // CloseInternalError, and OnClose is called before the panic goes on. Whoever recovers
 // from it calls Close.
 func (c *Conn) Serve(h Handler) error {
@@ -49,7 +49,8 @@ func (c *Conn) Serve(h Handler) error {
 	return err
 }
 
-// beginServe makes the caller the one that calls serveAll. rests is how often the connection may
+// beginServe makes the caller the one that calls serveAll. The peer is looked after in each
+// interval, if that is positive; a Server does so itself. rests is how often the connection may
 // rest when it is new, or its peer has been silent for an interval.
 func (c *Conn) beginServe(interval time.Duration, rests uint32) error {
 	c.mu.Lock()
@@ -164,25 +165,25 @@ func (c *Conn) nextMessage(buf *messageBuffer) (t MessageType, p []byte, err err
 	return t, slices.Clip(p), err
 }
 
-// keepAlive looks after the peer once in an interval. It does not expect anything from a
-// peer that nobody listens to, because a callback runs.
+// keepAlive looks after the peer, at every tick of a clock, and does not wait for it. It does
+// not expect anything from a peer that nobody listens to, because a callback runs.
 func (c *Conn) keepAlive() {
 	c.mu.Lock()
-	var err error
-	if c.end.readable() == nil && !c.end.isShut() { // else the watchdog does the rest
-		busy := c.write.isBusy()
-		calm := !c.t.alive() && c.turn != turnFree && !busy
-		var ping bool
-		ping, err = c.serve.look(calm, busy, c.write.isBlocked(), c.t.progress(), c.write.isHixie())
-		if ping && c.end.writable() == nil {
-			c.putControlLocked(opPing, nil)
-		}
-		if err == nil && !c.end.isShut() {
-			c.serve.again()
-		}
+	defer c.mu.Unlock()
+	if c.end.readable() != nil || c.end.isShut() {
+		return // the watchdog does the rest
 	}
-	c.mu.Unlock()
-	if err != nil {
-		c.abort(err)
+	busy, moved := c.write.isBusy(), c.t.writes()
+	if busy || c.write.isBlocked() {
+		moved = c.t.progress()
 	}
+	ping, err := c.serve.look(c.t.alive(), moved, busy, c.write.isBlocked(), c.turn != turnFree, c.write.isHixie())
+	switch {
+	case err != nil:
+		go c.abort(err)
+	case ping && c.end.writable() == nil:
+		c.write.putControl(opPing, nil)
+		c.writeLaterLocked(0)
+	}
+	c.serve.again()
 }

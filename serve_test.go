@@ -768,10 +768,8 @@ func TestServerRest(t *testing.T) {
 	}
 	awaitRest(t, n-1, 1)
 
-	// It has been silent from one call of keepAlive to the next.
 	c := clients[0]
-	conns[0].keepAlive()
-	conns[0].keepAlive()
+	passInterval(conns[0])
 	c.SetReadDeadline(time.Now().Add(20 * time.Second))
 	pinged := goErr(func() error { _, _, err := c.ReadMessage(); return err })
 	awaitRest(t, n, 0)
@@ -781,8 +779,7 @@ func TestServerRest(t *testing.T) {
 	}
 
 	// What comes in pieces is waited for as ever.
-	conns[0].keepAlive()
-	conns[0].keepAlive()
+	passInterval(conns[0])
 	whole := appendFrame(nil, finBit|opText, []byte("in pieces"), true)
 	for _, b := range whole {
 		c.mu.Lock()

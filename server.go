@@ -38,6 +38,7 @@ type Server struct {
 	mu      sync.Mutex
 	conns   []*Conn       // each has its place in its slot
 	active  int           // handshakes and connections
+	clock   *time.Timer   // calls tick, or nil before the first connection
 	down    *CloseError   // what connections are closed with as the Server shuts down, or nil
 	idle    chan struct{} // closed when down and nothing is active
 	due     []*Conn       // that have something to be written, from next on
@@ -79,7 +80,7 @@ func (s *Server) Serve(w http.ResponseWriter, r *http.Request, h Handler) {
 		if c.t.isSocket() {
 			rests = maxRests
 		}
-		c.beginServe(cmp.Or(s.PingInterval, pingInterval), rests)
+		c.beginServe(0, rests)
 		s.add(c)
 	})
 	if err != nil {
@@ -150,9 +151,34 @@ func (s *Server) add(c *Conn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	c.serve.setSlot(len(s.conns))
-	s.conns = append(s.conns, c)
+	if s.conns = append(s.conns, c); len(s.conns) == 1 {
+		s.wind()
+	}
 	if s.down != nil {
 		c.startClose(new(*s.down))
+	}
+}
+
+// wind has tick called, once, if the clients are to be pinged. mu is held.
+func (s *Server) wind() {
+	switch interval := cmp.Or(s.PingInterval, pingInterval); {
+	case interval < 0:
+	case s.clock == nil:
+		s.clock = time.AfterFunc(interval/ticks, s.tick)
+	default:
+		s.clock.Reset(interval / ticks)
+	}
+}
+
+// tick looks after all clients. One clock for them costs less than one each.
+func (s *Server) tick() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.conns) > 0 {
+		s.wind() // first, so as not to be late
+	}
+	for _, c := range s.conns {
+		c.keepAlive()
 	}
 }
 

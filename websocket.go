@@ -449,13 +449,19 @@ type serving struct {
 	slot  atomic.Int32  // in Server.conns; set while Server.mu is held
 	calm  atomic.Uint32 // how often it may yet rest
 
-	timer    *time.Timer // looks after the peer, or nil
-	interval time.Duration
-	rests    uint32 // how often it may rest when it is new, or its peer has been silent
-	moved    uint32 // the progress of the transport when it was looked at
-	pinged   bool   // the peer has been silent, and was pinged
-	stalls   uint8  // times that one write has been seen
+	timer  *time.Timer // looks after the peer, unless a Server does, or nil
+	tick   time.Duration
+	rests  uint32 // how often it may rest when it is new, or its peer has been silent
+	moved  uint32 // the progress of the transport when it was looked at
+	quiet  uint8  // ticks since something has come, or since the ping
+	still  uint8  // ticks since something was sent
+	pinged bool   // a ping waits for something to come
+	stalls uint8  // intervals in which nothing of a write was taken
 }
+
+// ticks is how often a clock ticks in an interval. A silence is noticed a sixteenth late, and
+// the clock may be a little late itself before that is a tenth.
+const ticks = 16
 
 // A stage says what Serve is doing.
 //
@@ -492,9 +498,10 @@ func (s *serving) isParting() bool { return s.stage >= stageParting }
 func (s *serving) setSlot(n int) { s.slot.Store(int32(n)) }
 func (s *serving) slotOf() int   { return int(s.slot.Load()) }
 
-// lookAfter has f called after every interval in which it calls look.
+// lookAfter has f called at the next tick of an interval, and again if that wants it.
 func (s *serving) lookAfter(interval time.Duration, f func()) {
-	s.interval, s.timer = interval, time.AfterFunc(interval, f)
+	s.tick = interval / ticks
+	s.timer = time.AfterFunc(s.tick, f)
 }
 
 // looks reports whether somebody looks after the peer.
@@ -513,34 +520,53 @@ func (s *serving) rest() bool {
 	return n > 0 && s.calm.CompareAndSwap(n, n-1)
 }
 
-// look is called once in an interval. It says whether the peer is to be pinged, or what is
-// wrong with it. calm says that nothing has come from it though somebody waits, and nothing is
-// written; busy that something is, and blocked that a message waits for the end of another one.
-func (s *serving) look(calm, busy, blocked bool, moved uint32, hixie bool) (ping bool, err error) {
-	if (busy || blocked) && moved == s.moved {
-		s.stalls++
-	} else {
-		s.stalls = 0
+// look is called at every tick. It says whether the peer is to be pinged, as nothing has come
+// from it, or nothing was sent to it, for an interval; or what is wrong with it. heard says that
+// something has come since the last tick, and moved is the progress of the transport; busy says
+// that something is being written, blocked that a message waits for the end of another one, and
+// listens that somebody waits for what may come.
+func (s *serving) look(heard bool, moved uint32, busy, blocked, listens, hixie bool) (ping bool, err error) {
+	s.quiet++
+	s.still++
+	if heard {
+		s.quiet, s.pinged = 0, false
 	}
-	s.moved = moved
-	silent := calm && !hixie
+	if moved != s.moved {
+		s.moved, s.still, s.stalls = moved, 0, 0
+	}
+	quiet, still := s.quiet >= ticks, s.still >= ticks
+	switch {
+	case !quiet && !still:
+		return false, nil
+	case !busy && !blocked:
+		s.stalls = 0
+	case still:
+		s.stalls++
+	}
+	if still {
+		s.still = 0
+	}
+	calm := listens && !busy
 	switch {
 	case s.stalls > 3 && !busy:
 		return false, errUnclosed
 	case s.stalls > 3:
 		return false, errStalled
-	case silent && s.pinged:
+	case quiet && calm && s.pinged:
 		return false, errSilent
-	}
-	s.pinged = silent
-	if calm {
+	case quiet && calm:
 		s.calm.Store(s.rests)
 	}
-	return silent, nil
+	s.quiet, s.pinged = 0, calm && !hixie
+	return !hixie, nil
 }
 
-// again has the peer looked at after another interval.
-func (s *serving) again() { s.timer.Reset(s.interval) }
+// again has the peer looked at once more, unless a Server does that.
+func (s *serving) again() {
+	if s.timer != nil {
+		s.timer.Reset(s.tick)
+	}
+}
 
 var (
 	errSilent   = fmt.Errorf("websocket: the peer does not answer: %w", os.ErrDeadlineExceeded)
