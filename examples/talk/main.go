@@ -32,7 +32,7 @@ import (
 	"github.com/54eee7d7/websocket"
 )
 
-// prompt and erase go to standard error, and only if a user types.
+// prompt and erase go to standard error, and only if a user types and sees them.
 var prompt, erase string
 
 func main() {
@@ -76,7 +76,7 @@ func main() {
 		transport.TLSClientConfig = &tls.Config{InsecureSkipVerify: true}
 		opts.HTTPClient = &http.Client{Transport: transport}
 	}
-	if stdin, err := os.Stdin.Stat(); err == nil && stdin.Mode()&os.ModeCharDevice != 0 {
+	if isTerminal(os.Stdin) && isTerminal(os.Stderr) {
 		prompt, erase = "\r\x1b[K> ", "\r\x1b[K"
 	}
 
