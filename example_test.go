@@ -442,6 +442,52 @@ func ExampleServer_Serve() {
 	// Output: alice: hello <nil>
 }
 
+// Long work goes into goroutines, so that the connection is read meanwhile: pings are answered,
+// and nobody takes it for dead. There is a bound on how much work is under way.
+func ExampleHandler() {
+	done := make(chan struct{})
+	busy := make(chan struct{}, 2) // with as much work at once, for all clients
+	server := httptest.NewServer(&websocket.Server{Handler: websocket.Handler{
+		OnMessage: func(c *websocket.Conn, t websocket.MessageType, p []byte) {
+			task := string(p) // p is valid until OnMessage returns
+			select {
+			case busy <- struct{}{}:
+				go func() {
+					defer func() { <-busy }()
+					<-done // after a minute, say
+					c.WriteMessage(t, []byte(task+" is done"))
+				}()
+			default:
+				c.WriteMessage(t, []byte(task+" has to wait: ask later"))
+			}
+		},
+	}})
+	defer server.Close()
+
+	c, err := websocket.Dial(context.Background(), server.URL, nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer c.Close()
+	for _, task := range []string{"cooking", "baking", "frying"} {
+		c.WriteMessage(websocket.Text, []byte(task))
+	}
+	for range 3 {
+		_, msg, err := c.ReadMessage()
+		if err != nil {
+			log.Fatal(err)
+		}
+		fmt.Printf("%s\n", msg)
+		if string(msg) == "frying has to wait: ask later" {
+			close(done)
+		}
+	}
+	// Unordered output:
+	// frying has to wait: ask later
+	// cooking is done
+	// baking is done
+}
+
 // Rooms: what a client says is sent to those that have come by the same path.
 func ExampleServer_Send() {
 	chat := &websocket.Server{}

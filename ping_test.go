@@ -375,6 +375,104 @@ func TestServerKeepalive(t *testing.T) {
 	}
 }
 
+// A roomyConn has room for a thousand small writes that the peer has not read yet, as a socket has.
+type roomyConn struct {
+	net.Conn
+	room   chan []byte
+	closed chan struct{}
+	once   sync.Once
+}
+
+func newRoomyConn(conn net.Conn) net.Conn {
+	c := &roomyConn{Conn: conn, room: make(chan []byte, 1000), closed: make(chan struct{})}
+	go func() {
+		for {
+			select {
+			case p := <-c.room:
+				conn.Write(p)
+			case <-c.closed:
+				return
+			}
+		}
+	}()
+	return c
+}
+
+func (c *roomyConn) Write(p []byte) (int, error) {
+	select {
+	case c.room <- bytes.Clone(p):
+		return len(p), nil
+	case <-c.closed:
+		return 0, net.ErrClosed
+	}
+}
+
+func (c *roomyConn) Close() error {
+	c.once.Do(func() { close(c.closed) })
+	return c.Conn.Close()
+}
+
+// TestKeepaliveLongCallback has a client take long for a message, with defaults on both sides
+// unless it pings. It is closed, and not because of that alone if it works in a goroutine.
+func TestKeepaliveLongCallback(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		client Options
+		aside  bool // the work is done in a goroutine
+		closed bool
+	}{
+		{"defaults", Options{}, false, true},
+		{"in a goroutine", Options{}, true, false},
+		{"the client pings", Options{PingInterval: pingInterval / 2}, false, false},
+	} {
+		for _, before := range []time.Duration{0, pingInterval / 2, pingInterval - time.Second} {
+			t.Run(fmt.Sprint(tt.name, "/", before), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					ends := make(chan error, 1)
+					s := &Server{Handler: Handler{OnClose: func(_ *Conn, err error) { ends <- err }}}
+					p := servePiped(t, s)
+					p.wrap = newRoomyConn
+					c := p.join(t, "/", &tt.client)
+					worked := make(chan struct{})
+					work := func() {
+						time.Sleep(time.Hour)
+						close(worked)
+					}
+					served := goErr(func() error {
+						return c.Serve(Handler{OnMessage: func(*Conn, MessageType, []byte) {
+							if tt.aside {
+								go work()
+							} else {
+								work()
+							}
+						}})
+					})
+					time.Sleep(before)
+					if err := s.Broadcast(Text, []byte("work")); err != nil {
+						t.Fatal(err)
+					}
+					start := time.Now()
+					if tt.closed {
+						err := <-ends
+						if d := time.Since(start); !errors.Is(err, os.ErrDeadlineExceeded) || d < pingInterval || d > 2*pingInterval {
+							t.Errorf("closed with %v after %v", err, d)
+						}
+					}
+					<-worked
+					if !tt.closed {
+						if len(ends) > 0 {
+							t.Error("closed")
+						}
+						c.Close()
+						<-ends
+					}
+					<-served
+				})
+			})
+		}
+	}
+}
+
 // A peer that takes a little of a write in every interval is not closed.
 func TestKeepaliveTrickle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -20,6 +20,14 @@ type Handler struct {
 	// OnMessage is called for every message. The payload is valid until
 	// OnMessage returns. The next message is read after that, so an OnMessage
 	// that takes long slows its own peer down and nobody else.
+	//
+	// Nothing else is read meanwhile: no ping is answered and no close frame seen, so
+	// a peer that waits for a pong takes this side for dead. With the defaults of both
+	// sides a Server gives a client up 20 to 40 seconds after OnMessage was called; one
+	// that pings it, as Options.PingInterval says, it keeps. Other implementations wait
+	// about as long, for either side, and for pongs alone. So work that may take more
+	// than a few seconds belongs in a goroutine, which may write to the connection, with
+	// a bound on how much of it there is at once. The example does that.
 	OnMessage func(*Conn, MessageType, []byte)
 
 	// OnClose is called last, once, when nothing more can come from the
