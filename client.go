@@ -85,6 +85,10 @@ func Dial(ctx context.Context, rawURL string, o *Options) (*Conn, error) {
 		resp.Body.Close()
 		return nil, err
 	}
+	if err := ctx.Err(); err != nil { // net/http may have closed the connection before it had the response
+		resp.Body.Close()
+		return nil, fmt.Errorf("websocket: %w", err)
+	}
 	req.Host, req.Path = cmp.Or(resp.Request.Host, resp.Request.URL.Host), resp.Request.URL.RequestURI()
 	req.Secure = resp.Request.URL.Scheme == "https" // after a redirect, all of that is new
 	body, ok := resp.Body.(io.ReadWriteCloser)

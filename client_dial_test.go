@@ -340,6 +340,36 @@ func TestDialContext(t *testing.T) {
 	})
 }
 
+// TestDialContextLate ends the context just as the response arrives. net/http then closes the
+// connection, and may return the response nonetheless.
+func TestDialContextLate(t *testing.T) {
+	s := httptest.NewServer(echoHandler(nil))
+	defer s.Close()
+	for _, closed := range []bool{true, false} {
+		ctx, cancel := context.WithCancel(t.Context())
+		transport := new(http.Transport)
+		var body io.Closer
+		client := &http.Client{Transport: roundTripper(func(r *http.Request) (*http.Response, error) {
+			resp, err := transport.RoundTrip(r)
+			if err != nil {
+				return nil, err
+			}
+			cancel()
+			if body = resp.Body; closed {
+				body.Close()
+			}
+			return resp, nil
+		})}
+		c, err := Dial(ctx, s.URL, &Options{HTTPClient: client})
+		if c != nil || !errors.Is(err, context.Canceled) {
+			t.Errorf("closed=%v: %v, %v", closed, c, err)
+		}
+		if body.Close() == nil {
+			t.Errorf("closed=%v: the connection was left open", closed)
+		}
+	}
+}
+
 // TestDialStuckServer dials a server that accepts TCP and never answers.
 func TestDialStuckServer(t *testing.T) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
