@@ -23,10 +23,7 @@ import (
 	"time"
 )
 
-const (
-	maxRefusal = 4 << 10  // bytes of a refusal's body that a client keeps
-	maxEarly   = 64 << 10 // bytes that come together with a response; few Transports hold more
-)
+const maxRefusal = 4 << 10 // bytes of a refusal's body that a client keeps
 
 // Dial connects to a server as a client of RFC 6455. The scheme of the URL is ws, or wss
 // for TLS; http and https mean the same. A user and password in the URL become basic
@@ -41,7 +38,8 @@ const (
 // If the server refuses, the error is a [*HandshakeError] with the response, and if it accepts
 // in a way that RFC 6455 does not allow, one without. Other errors are those of net/http, or
 // say what is wrong with an argument. A Transport that wraps another one sees the fields of
-// the response that accepts.
+// the response that accepts; the Conn reads from the body that it returns, writes to it, and
+// closes it.
 func Dial(ctx context.Context, rawURL string, o *Options) (*Conn, error) {
 	o = o.clone()
 	r, req, err := o.newClientRequest(rawURL)
@@ -96,35 +94,13 @@ func Dial(ctx context.Context, rawURL string, o *Options) (*Conn, error) {
 		resp.Body.Close()
 		return nil, badResponse("", "the HTTPClient does not give access to the connection")
 	}
-	var rw io.ReadWriter = body
-	var read []byte
-	// body first returns what has been read together with the response, and then reads
-	// from conn. With a deadline in the past conn has nothing to add.
-	if conn := taken.get(); conn != nil && conn.SetReadDeadline(time.Unix(1, 0)) == nil {
-		stop := context.AfterFunc(ctx, func() { body.Close() }) // should the deadline mean nothing to conn
-		read, _ = io.ReadAll(io.LimitReader(body, maxEarly))
-		if !stop() {
-			return nil, ctx.Err()
-		}
-		conn.SetDeadline(time.Time{})
-		rw = conn
-		if len(read) == maxEarly {
-			rw = bodyConn{conn, body} // body may hold more, or the deadline does mean nothing
-		}
-	}
+	_, plain := cmp.Or(client.Transport, http.DefaultTransport).(*http.Transport)
+	rw, early := taken.stream(body, plain)
 	c := newConn(rw, o, true)
 	c.agree(req)
-	c.t.preload(read)
+	c.t.preload(early)
 	return c, nil
 }
-
-// A bodyConn is a connection that is read through the body of a response.
-type bodyConn struct {
-	net.Conn
-	body io.Reader
-}
-
-func (c bodyConn) Read(p []byte) (int, error) { return c.body.Read(p) }
 
 // A handshakeConn finds the connection on which net/http sends an opening handshake. It is
 // the one that has the key on it: a Transport may send requests of its own with the same
@@ -151,10 +127,47 @@ func (h *handshakeConn) trace(key string) *httptrace.ClientTrace {
 	}
 }
 
-func (h *handshakeConn) get() net.Conn {
+// stream returns the connection for a Conn, and what has been read from it already. As a rule
+// the Conn uses the body of the response, whose deadlines and addresses are those of the
+// connection. If nobody but net/http knows the body, and the connection is a socket, that is
+// used itself, as a Conn waits on it without a buffer.
+func (h *handshakeConn) stream(body io.ReadWriteCloser, plain bool) (rw io.ReadWriter, early []byte) {
 	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.conn
+	conn := h.conn
+	h.mu.Unlock()
+	if conn == nil {
+		return body, nil
+	}
+	conn.SetDeadline(time.Time{}) // those of whoever made it
+	switch conn.(type) {
+	case *net.TCPConn, *net.UnixConn:
+		if plain {
+			// The body first returns what has been read together with the response, and then
+			// reads from the socket, which has nothing to add while its deadline is over.
+			conn.SetReadDeadline(time.Unix(1, 0))
+			early, _ = io.ReadAll(body)
+			conn.SetReadDeadline(time.Time{})
+			return conn, early
+		}
+	}
+	return bodyConn{conn, body}, nil
+}
+
+// A bodyConn is a connection that is used through the body of a response.
+type bodyConn struct {
+	net.Conn
+	body io.ReadWriteCloser
+}
+
+func (c bodyConn) Read(p []byte) (int, error)  { return c.body.Read(p) }
+func (c bodyConn) Write(p []byte) (int, error) { return c.body.Write(p) }
+func (c bodyConn) Close() error                { return c.body.Close() }
+
+func (c bodyConn) CloseWrite() error {
+	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
+	}
+	return errors.ErrUnsupported
 }
 
 // ClientHandshake opens a connection over rw as a client of RFC 6455, with a request for

@@ -209,8 +209,10 @@ func TestDialFirstFrames(t *testing.T) {
 					t.Fatal(err)
 				}
 				defer c.CloseNow()
-				if _, ok := c.t.rw.(*tls.Conn); ok != secure {
+				if b, ok := c.t.rw.(bodyConn); ok != secure {
 					t.Errorf("the transport is a %T", c.t.rw)
+				} else if _, ok := b.Conn.(*tls.Conn); ok != secure {
+					t.Errorf("the transport is a body over a %T", b.Conn)
 				}
 				if _, ok := c.t.rw.(*net.TCPConn); ok == secure || (c.t.raw != nil) != (ok && runtime.GOOS != "windows") {
 					t.Errorf("the transport is a %T, and waits on the socket: %v", c.t.rw, c.t.raw != nil)
@@ -482,10 +484,8 @@ func TestDialTransport(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer c.CloseNow()
-		if _, ok := c.t.rw.(*net.TCPConn); !ok {
-			t.Errorf("the transport is a %T", c.t.rw)
-		}
 		checkEchoes(t, c)
+		checkDeadline(t, c)
 		if c.Request().Header.Get("X-Added") != "" {
 			t.Error("the RoundTripper has changed the request")
 		}
@@ -805,6 +805,117 @@ func TestDialNoHost(t *testing.T) {
 	}
 }
 
+// A tracedBody is the body of a response as a Transport shows it that traces requests: it
+// notes what befalls it.
+type tracedBody struct {
+	io.ReadWriteCloser
+	mu     sync.Mutex
+	read   int
+	errs   []error // of Read
+	closed int
+}
+
+func (b *tracedBody) Read(p []byte) (int, error) {
+	n, err := b.ReadWriteCloser.Read(p)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.read += n
+	if err != nil {
+		b.errs = append(b.errs, err)
+	}
+	return n, err
+}
+
+func (b *tracedBody) Close() error {
+	b.mu.Lock()
+	b.closed++
+	b.mu.Unlock()
+	return b.ReadWriteCloser.Close()
+}
+
+// seen returns the number of bytes read, the errors of reads, and how often b was closed.
+func (b *tracedBody) seen() (read int, errs []error, closed int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.read, slices.Clone(b.errs), b.closed
+}
+
+// TestDialTraced dials through a Transport that wraps another one and the bodies of its
+// responses. It sees all that is read, no error that the connection has not, and the end.
+func TestDialTraced(t *testing.T) {
+	text := strings.Repeat("x", 9999)
+	for _, secure := range []bool{false, true} {
+		for name, end := range map[string]func(*Conn){
+			"Close":    func(c *Conn) { c.Close() },
+			"CloseNow": func(c *Conn) { c.CloseNow() },
+			"by the server": func(c *Conn) {
+				c.WriteMessage(Text, []byte("bye"))
+				c.ReadMessage()
+				c.Close()
+			},
+		} {
+			t.Run(fmt.Sprintf("TLS=%v/%s", secure, name), func(t *testing.T) {
+				s := serveTCP(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					c, err := Upgrade(w, r, nil)
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					c.Serve(Handler{
+						OnOpen: func(c *Conn) { c.WriteMessage(Text, []byte(text)) },
+						OnMessage: func(c *Conn, typ MessageType, p []byte) {
+							if string(p) == "bye" {
+								c.CloseWith(CloseGoingAway, "")
+							}
+							c.WriteMessage(typ, p)
+						},
+					})
+				}), secure)
+				var body *tracedBody
+				client := s.Client()
+				client.Transport = roundTripper(func(base http.RoundTripper) roundTripper {
+					return func(r *http.Request) (*http.Response, error) {
+						resp, err := base.RoundTrip(r)
+						if err == nil {
+							body = &tracedBody{ReadWriteCloser: resp.Body.(io.ReadWriteCloser)}
+							resp.Body = body
+						}
+						return resp, err
+					}
+				}(client.Transport))
+				c, err := Dial(t.Context(), s.URL, &Options{HTTPClient: client})
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer c.CloseNow()
+				if _, errs, closed := body.seen(); errs != nil || closed != 0 {
+					t.Errorf("Dial has provoked %v, and closed the body %d times", errs, closed)
+				}
+				if _, p, err := c.ReadMessage(); err != nil || string(p) != text {
+					t.Errorf("read %d bytes, %v", len(p), err)
+				}
+				checkEchoes(t, c)
+				if read, errs, closed := body.seen(); read < len(text) || errs != nil || closed != 0 {
+					t.Errorf("the body has seen %d bytes, %v, and was closed %d times", read, errs, closed)
+				}
+				if a, ok := c.RemoteAddr().(*net.TCPAddr); !ok || a.String() != s.Listener.Addr().String() {
+					t.Errorf("connected to %v", c.RemoteAddr())
+				}
+				end(c)
+				_, errs, closed := body.seen()
+				if closed != 1 {
+					t.Errorf("the body was closed %d times", closed)
+				}
+				for _, err := range errs {
+					if err != io.EOF && !errors.Is(err, net.ErrClosed) {
+						t.Errorf("the body has seen %v", err)
+					}
+				}
+			})
+		}
+	}
+}
+
 // A deafConn has read deadlines that do nothing, as some tunnels do, and counts what is read.
 type deafConn struct {
 	net.Conn
@@ -847,7 +958,7 @@ func TestDialDeaf(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if n := conn.read.Load(); n > maxEarly+8<<10 {
+			if n := conn.read.Load(); n > 8<<10 {
 				t.Errorf("Dial has read %d bytes", n)
 			}
 			for i := range messages {
@@ -865,8 +976,12 @@ func TestDialDeaf(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			start := time.Now()
 			c, _, err := dial(t, 0)
-			if c != nil || err != context.DeadlineExceeded || time.Since(start) != time.Second {
-				t.Errorf("%v, %v after %v", c, err, time.Since(start))
+			if err != nil || time.Since(start) != 0 {
+				t.Fatalf("%v after %v", err, time.Since(start))
+			}
+			checkEchoes(t, c)
+			if err := c.Close(); err != nil {
+				t.Error(err)
 			}
 		})
 	})
@@ -875,7 +990,7 @@ func TestDialDeaf(t *testing.T) {
 // TestDialLargeBuffer dials through a Transport that reads much together with the response.
 // The Conn has deadlines nonetheless.
 func TestDialLargeBuffer(t *testing.T) {
-	for _, size := range []int{maxEarly - 1000, maxEarly, 4 * maxEarly} {
+	for _, size := range []int{4 << 10, 64 << 10, 256 << 10} {
 		synctest.Test(t, func(t *testing.T) {
 			a, b := net.Pipe()
 			go func() {
