@@ -328,7 +328,10 @@ func (req *Request) checkResponse(resp *http.Response) error {
 		return &HandshakeError{Status: resp.StatusCode, Response: resp,
 			Reason: strings.TrimSpace(fmt.Sprintf("the server answered %d %s", resp.StatusCode, http.StatusText(resp.StatusCode)))}
 	}
-	accepts, protocols := resp.Header["Sec-Websocket-Accept"], resp.Header["Sec-Websocket-Protocol"]
+	accepts := resp.Header["Sec-Websocket-Accept"]
+	// Some servers send a field for what they do not agree to, too, and leave it empty.
+	protocols := slices.DeleteFunc(slices.Clone(resp.Header["Sec-Websocket-Protocol"]), func(p string) bool { return p == "" })
+	answers, err := parseExtensions(resp.Header["Sec-Websocket-Extensions"])
 	switch {
 	case len(accepts) > 1:
 		return badResponse("Sec-WebSocket-Accept", "is repeated")
@@ -344,11 +347,12 @@ func (req *Request) checkResponse(resp *http.Response) error {
 		return badResponse("Sec-WebSocket-Protocol", "names a subprotocol that was not offered")
 	}
 	req.Protocol = cmp.Or(protocols...)
-	if answers := resp.Header["Sec-Websocket-Extensions"]; answers != nil {
-		req.Extensions = strings.Join(answers, ", ")
-		if p, err := req.checkExtensions(); err != nil || p == nil {
-			return badResponse("Sec-WebSocket-Extensions", "names an extension, or a parameter, that was not offered")
-		}
+	if err == nil && len(answers) == 0 {
+		return nil
+	}
+	req.Extensions = strings.Join(resp.Header["Sec-Websocket-Extensions"], ", ")
+	if p, err := req.checkExtensions(); err != nil || p == nil {
+		return badResponse("Sec-WebSocket-Extensions", "names an extension, or a parameter, that was not offered")
 	}
 	return nil
 }

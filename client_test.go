@@ -346,7 +346,6 @@ func hostileServers() (all []hostileServer) {
 	bad("other Connection", "Connection", "does not hold upgrade", upgrade, "Connection: close\r\n", accept)
 	bad("subprotocol", "Sec-WebSocket-Protocol", offered, upgrade, connection, accept, "Sec-WebSocket-Protocol: super\r\n")
 	bad("subprotocol in other case", "Sec-WebSocket-Protocol", offered, upgrade, connection, accept, "Sec-WebSocket-Protocol: CHAT\r\n")
-	bad("empty subprotocol", "Sec-WebSocket-Protocol", offered, upgrade, connection, accept, "Sec-WebSocket-Protocol:\r\n")
 	bad("two subprotocols", "Sec-WebSocket-Protocol", offered, upgrade, connection, accept, "Sec-WebSocket-Protocol: chat, more\r\n")
 	bad("subprotocol repeated", "Sec-WebSocket-Protocol", "is repeated", upgrade, connection, accept, "Sec-WebSocket-Protocol: chat\r\nSec-WebSocket-Protocol: chat\r\n")
 	bad("extension", "Sec-WebSocket-Extensions", offered, upgrade, connection, accept, "Sec-WebSocket-Extensions: permessage-deflate\r\n")
@@ -530,6 +529,10 @@ func TestUnusualServers(t *testing.T) {
 		{"Transfer-Encoding", field("Transfer-Encoding: chunked")}, // likewise (RFC 9112, section 6.1)
 		{"HTTP/1.0", strings.Replace(accepting, "HTTP/1.1", "HTTP/1.0", 1)},
 		{"subprotocol", field("Sec-WebSocket-Protocol: chat")},
+		{"empty subprotocol", field("Sec-WebSocket-Protocol:")}, // as if absent
+		{"empty subprotocols", field("Sec-WebSocket-Protocol:\r\nSec-WebSocket-Protocol: \t")},
+		{"empty extensions", field("Sec-WebSocket-Extensions:")},
+		{"no element of extensions", field("Sec-WebSocket-Extensions: ,\r\nSec-WebSocket-Extensions: , ,")},
 		{"Continue", "HTTP/1.1 100 Continue\r\n\r\n" + accepting},
 		{"hints", "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 103 Early Hints\r\n\r\n" + accepting},
 		{"long", field("X: " + strings.Repeat("x", 7000))},
@@ -547,8 +550,12 @@ func TestUnusualServers(t *testing.T) {
 				}
 				checkFirst(t, c)
 				checkEchoes(t, c)
-				if want := test.name == "subprotocol"; (c.Request().Protocol == "chat") != want {
-					t.Errorf("the subprotocol is %q", c.Request().Protocol)
+				want := ""
+				if test.name == "subprotocol" {
+					want = "chat"
+				}
+				if r := c.Request(); r.Protocol != want || r.Extensions != "" {
+					t.Errorf("agreed on %q and %q", r.Protocol, r.Extensions)
 				}
 				c.Close()
 			})
