@@ -30,10 +30,11 @@ const maxRefusal = 4 << 10 // bytes of a refusal's body that a client keeps
 // authentication.
 //
 // The connection is made by Options.HTTPClient, or else by [http.DefaultClient]: it decides on
-// proxies and TLS, adds cookies and follows redirects. Through an HTTP proxy net/http tunnels
-// wss, but not ws, which the proxy has to know. Dial offers Options.Protocols and adds
-// Options.Header, in which Host and Origin may be set as well. ctx, and
-// Options.HandshakeTimeout, end with the opening handshake; they do not affect the Conn.
+// proxies and TLS, adds cookies and follows redirects. An HTTP proxy tunnels ws as well as wss
+// (RFC 6455, section 4.1), if the client's Transport is an [*http.Transport]; another one
+// decides that for itself. Dial offers Options.Protocols and adds Options.Header, in which Host
+// and Origin may be set as well. ctx, and Options.HandshakeTimeout, end with the opening
+// handshake; they do not affect the Conn.
 //
 // If the server refuses, the error is a [*HandshakeError] with the response, and if it accepts
 // in a way that RFC 6455 does not allow, one without. Other errors are those of net/http, or
@@ -52,6 +53,10 @@ func Dial(ctx context.Context, rawURL string, o *Options) (*Conn, error) {
 		timeout = client.Timeout
 	}
 	client.Timeout = 0 // it would go on to run after the handshake
+	transport, plain := cmp.Or(client.Transport, http.DefaultTransport).(*http.Transport)
+	if plain {
+		client.Transport = tunneler{transport}
+	}
 	if timeout > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, timeout)
@@ -94,7 +99,6 @@ func Dial(ctx context.Context, rawURL string, o *Options) (*Conn, error) {
 		resp.Body.Close()
 		return nil, badResponse("", "the HTTPClient does not give access to the connection")
 	}
-	_, plain := cmp.Or(client.Transport, http.DefaultTransport).(*http.Transport)
 	rw, early := taken.stream(body, plain)
 	c := newConn(rw, o, true)
 	c.agree(req)

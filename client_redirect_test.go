@@ -2,19 +2,15 @@ package websocket
 
 import (
 	"bufio"
-	"bytes"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"net/url"
 	"reflect"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 )
 
@@ -140,160 +136,6 @@ func TestDialRedirect(t *testing.T) {
 		e, ok := errors.AsType[*HandshakeError](err)
 		if c != nil || !ok || e.Status != 302 || e.Response.Header.Get("Location") != "ws://other.example/" {
 			t.Errorf("%v, %#v", c, err)
-		}
-	})
-}
-
-// A forwarder is a proxy that speaks HTTP and remembers the requests.
-type forwarder struct {
-	t        *testing.T
-	to       string // where all connections lead
-	mu       sync.Mutex
-	requests []string
-}
-
-func (f *forwarder) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	f.mu.Lock()
-	f.requests = append(f.requests, r.Method+" "+r.RequestURI+" "+r.Header.Get("Proxy-Authorization"))
-	f.mu.Unlock()
-	out, err := net.Dial("tcp", f.to)
-	if err != nil {
-		f.t.Error(err)
-		return
-	}
-	defer out.Close()
-	in, _, err := http.NewResponseController(w).Hijack()
-	if err != nil {
-		f.t.Error(err)
-		return
-	}
-	defer in.Close()
-	if r.Method == http.MethodConnect {
-		io.WriteString(in, "HTTP/1.1 200 OK\r\n\r\n")
-	} else {
-		r.Write(out) // a proxy for WebSocket keeps Connection and Upgrade
-	}
-	joinConns(in, out)
-}
-
-// joinConns passes on what comes from either side, to the end of both.
-func joinConns(a, b net.Conn) {
-	back := make(chan bool)
-	go func() {
-		io.Copy(a, b)
-		a.Close()
-		close(back)
-	}()
-	io.Copy(b, a)
-	b.Close()
-	<-back
-}
-
-// TestDialProxy goes through proxies. With wss that is CONNECT; with ws net/http sends
-// the request to the proxy, in the absolute form.
-func TestDialProxy(t *testing.T) {
-	plain := httptest.NewServer(echoHandler(nil))
-	defer plain.Close()
-	secure := httptest.NewTLSServer(echoHandler(nil))
-	defer secure.Close()
-	roots := secure.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs
-	for _, test := range []struct {
-		name string
-		to   *httptest.Server
-		url  string
-		want string
-	}{
-		{"ws", plain, "ws://h.example:81/a?b", "GET http://h.example:81/a?b Basic dTpw"},
-		{"wss", secure, "wss://example.com/a?b", "CONNECT example.com:443 Basic dTpw"}, // the name in the certificate
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			f := &forwarder{t: t, to: test.to.Listener.Addr().String()}
-			proxy := httptest.NewServer(f)
-			defer proxy.Close()
-			u, err := url.Parse(proxy.URL)
-			if err != nil {
-				t.Fatal(err)
-			}
-			u.User = url.UserPassword("u", "p")
-			transport := &http.Transport{Proxy: http.ProxyURL(u), TLSClientConfig: &tls.Config{RootCAs: roots}}
-			c, err := Dial(t.Context(), test.url, &Options{HTTPClient: &http.Client{Transport: transport}})
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer c.CloseNow()
-			checkEchoes(t, c)
-			f.mu.Lock()
-			if want := []string{test.want}; !slices.Equal(f.requests, want) {
-				t.Errorf("the proxy has got %q instead of %q", f.requests, want)
-			}
-			f.mu.Unlock()
-			if err := c.Close(); err != nil {
-				t.Error(err)
-			}
-		})
-	}
-
-	t.Run("refused", func(t *testing.T) {
-		proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			http.Error(w, "not there", http.StatusProxyAuthRequired)
-		}))
-		defer proxy.Close()
-		u, err := url.Parse(proxy.URL)
-		if err != nil {
-			t.Fatal(err)
-		}
-		client := &http.Client{Transport: &http.Transport{Proxy: http.ProxyURL(u)}}
-		defer client.CloseIdleConnections()
-		_, err = Dial(t.Context(), "ws://h.example", &Options{HTTPClient: client})
-		if e, ok := errors.AsType[*HandshakeError](err); !ok || e.Status != http.StatusProxyAuthRequired {
-			t.Errorf("ws: %v", err)
-		}
-		// Here the answer is one to CONNECT and an error of net/http's.
-		_, err = Dial(t.Context(), "wss://h.example", &Options{HTTPClient: client})
-		if _, ok := errors.AsType[*HandshakeError](err); ok || err == nil || !strings.Contains(err.Error(), "Proxy Authentication Required") {
-			t.Errorf("wss: %v", err)
-		}
-	})
-
-	t.Run("SOCKS5", func(t *testing.T) {
-		ln, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer ln.Close()
-		proxied := goErr(func() error {
-			in, err := ln.Accept()
-			if err != nil {
-				return err
-			}
-			defer in.Close()
-			// RFC 1928: one method, no authentication; CONNECT to a name.
-			b := make([]byte, 3)
-			if _, err := io.ReadFull(in, b); err != nil || !bytes.Equal(b, []byte{5, 1, 0}) {
-				return fmt.Errorf("greeted with % x, %v", b, err)
-			}
-			in.Write([]byte{5, 0})
-			b = make([]byte, 5+len("h.example")+2)
-			if _, err := io.ReadFull(in, b); err != nil || string(b) != "\x05\x01\x00\x03\x09h.example\x00\x50" {
-				return fmt.Errorf("asked for %q, %v", b, err)
-			}
-			in.Write([]byte{5, 0, 0, 1, 0, 0, 0, 0, 0, 0})
-			out, err := net.Dial("tcp", plain.Listener.Addr().String())
-			if err != nil {
-				return err
-			}
-			joinConns(in, out)
-			return nil
-		})
-		transport := &http.Transport{Proxy: http.ProxyURL(&url.URL{Scheme: "socks5", Host: ln.Addr().String()})}
-		c, err := Dial(t.Context(), "ws://h.example/", &Options{HTTPClient: &http.Client{Transport: transport}})
-		if err != nil {
-			t.Fatal(err)
-		}
-		checkEchoes(t, c)
-		c.Close()
-		if err := wait(t, proxied); err != nil {
-			t.Error(err)
 		}
 	})
 }
