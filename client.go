@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptrace"
@@ -35,6 +36,10 @@ const maxRefusal = 4 << 10 // bytes of a refusal's body that a client keeps
 // decides that for itself. Dial offers Options.Protocols and adds Options.Header, in which Host
 // and Origin may be set as well. ctx, and Options.HandshakeTimeout, end with the opening
 // handshake; they do not affect the Conn.
+//
+// Redirects from wss to ws are not followed. Authorization, Cookie and Proxy-Authorization of
+// Options.Header, and the user in the URL, are for the URL's own host only, but its other
+// fields for every host that a redirect leads to.
 //
 // If the server refuses, the error is a [*HandshakeError] with the response, and if it accepts
 // in a way that RFC 6455 does not allow, one without. Other errors are those of net/http, or
@@ -62,20 +67,8 @@ func Dial(ctx context.Context, rawURL string, o *Options) (*Conn, error) {
 		ctx, cancel = context.WithTimeout(ctx, timeout)
 		defer cancel()
 	}
-	checkRedirect := client.CheckRedirect
-	client.CheckRedirect = func(r *http.Request, via []*http.Request) error {
-		if r.URL.Scheme == "ws" && via[len(via)-1].URL.Scheme == "https" {
-			r.Header.Del("Referer") // net/http does that for http
-		}
-		httpScheme(r.URL)
-		if checkRedirect != nil {
-			return checkRedirect(r, via)
-		}
-		if len(via) >= 10 { // as net/http does
-			return errors.New("stopped after 10 redirects")
-		}
-		return nil
-	}
+	check := client.CheckRedirect
+	client.CheckRedirect = func(r *http.Request, via []*http.Request) error { return checkRedirect(r, via, check) }
 	var taken handshakeConn
 	resp, err := client.Do(r.WithContext(httptrace.WithClientTrace(ctx, taken.trace(req.Key))))
 	if bad, ok := errors.AsType[*url.Error](err); ok {
@@ -104,6 +97,26 @@ func Dial(ctx context.Context, rawURL string, o *Options) (*Conn, error) {
 	c.agree(req)
 	c.t.preload(early)
 	return c, nil
+}
+
+// checkRedirect decides whether to follow a redirect, after check, which may be nil.
+func checkRedirect(r *http.Request, via []*http.Request, check func(*http.Request, []*http.Request) error) error {
+	httpScheme(r.URL)
+	// Even back at the first host, the rest of the URL is the choice of another.
+	if slices.ContainsFunc(via, func(v *http.Request) bool { return v.URL.Hostname() != r.URL.Hostname() }) {
+		maps.DeleteFunc(r.Header, isCredential)
+	}
+	if check != nil {
+		if err := check(r, via); err != nil {
+			return err
+		}
+	} else if len(via) >= 10 { // as net/http does
+		return errors.New("stopped after 10 redirects")
+	}
+	if r.URL.Scheme == "http" && via[len(via)-1].URL.Scheme == "https" {
+		return errors.New("the server redirects from wss to ws")
+	}
+	return nil
 }
 
 // A handshakeConn finds the connection on which net/http sends an opening handshake. It is

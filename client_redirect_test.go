@@ -140,13 +140,9 @@ func TestDialRedirect(t *testing.T) {
 	})
 }
 
-// TestDialReferer follows a redirect. A URL of TLS does not go out in plain text.
+// TestDialReferer follows a redirect, and finds where from in Referer.
 func TestDialReferer(t *testing.T) {
 	for _, test := range []struct{ from, to, want string }{
-		{"wss", "ws", ""},
-		{"wss", "WS", ""},
-		{"wss", "http", ""},
-		{"https", "ws", ""},
 		{"wss", "wss", "https://a.example/?token=secret"},
 		{"wss", "https", "https://a.example/?token=secret"},
 		{"ws", "ws", "http://a.example/?token=secret"},
@@ -171,6 +167,106 @@ func TestDialReferer(t *testing.T) {
 		}
 		if got := <-referers; got != test.want {
 			t.Errorf("from %s to %s: Referer %q, want %q", test.from, test.to, got, test.want)
+		}
+	}
+}
+
+// TestDialDowngrade has redirects from TLS to plain text, which are not followed.
+func TestDialDowngrade(t *testing.T) {
+	checks := map[string]func(*http.Request, []*http.Request) error{
+		"none":   nil,
+		"all":    func(*http.Request, []*http.Request) error { return nil },
+		"no use": func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	for _, test := range []struct{ from, to string }{
+		{"wss", "ws://a.example/b"},
+		{"wss", "WS://b.example/"},
+		{"wss", "http://a.example/b"},
+		{"https", "ws://a.example:443/b"},
+		{"wss", "wss://a.example/last"},
+		{"ws", "wss://a.example/last"},
+	} {
+		for name, check := range checks {
+			client := memoryClient(t, func(conn net.Conn) {
+				r, err := http.ReadRequest(bufio.NewReader(conn))
+				if err != nil {
+					return
+				}
+				to := test.to
+				switch r.URL.Path {
+				case "/a":
+				case "/last":
+					to = "ws://c.example/"
+				default:
+					t.Errorf("from %s to %s, %s: %s has got %v", test.from, test.to, name, r.Host, r.Header)
+					io.WriteString(conn, "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
+					return
+				}
+				fmt.Fprintf(conn, "HTTP/1.1 302 Found\r\nLocation: %s\r\nContent-Length: 0\r\n\r\n", to)
+			})
+			client.CheckRedirect = check
+			c, err := Dial(t.Context(), test.from+"://a.example/a", &Options{
+				HTTPClient: client,
+				Header:     http.Header{"Authorization": {"Bearer x"}, "Cookie": {"a=b"}},
+			})
+			e, refused := errors.AsType[*HandshakeError](err)
+			if name == "no use" {
+				if c != nil || !refused || e.Status != 302 {
+					t.Errorf("from %s to %s, %s: %v, %v", test.from, test.to, name, c, err)
+				}
+			} else if c != nil || err == nil || refused || !strings.Contains(err.Error(), "redirects from wss to ws") {
+				t.Errorf("from %s to %s, %s: %v, %v", test.from, test.to, name, c, err)
+			}
+		}
+	}
+}
+
+// TestDialCredentials follows redirects. What Options.Header has of credentials stays with the
+// host that it is for.
+func TestDialCredentials(t *testing.T) {
+	for _, test := range []struct {
+		first string
+		hosts []string // in the order they are led to
+		kept  bool     // by the last
+	}{
+		{"ws://a.example", []string{"ws://a.example"}, true},
+		{"ws://a.example", []string{"wss://a.example"}, true},
+		{"ws://a.example:81", []string{"ws://a.example:82"}, true},
+		{"ws://a.example", []string{"ws://b.example"}, false},
+		{"ws://a.example", []string{"ws://b.a.example"}, false},
+		{"ws://b.a.example", []string{"ws://a.example"}, false},
+		{"ws://a.example", []string{"wss://aa.example"}, false},
+		{"ws://a.example", []string{"ws://a.example", "ws://b.a.example"}, false},
+		{"ws://a.example", []string{"ws://b.a.example", "ws://a.example"}, false}, // where b has led to
+	} {
+		got := make(chan http.Header, 3)
+		n := 0
+		client := memoryClient(t, func(conn net.Conn) {
+			r := bufio.NewReader(conn)
+			for {
+				req, err := http.ReadRequest(r)
+				if err != nil {
+					return
+				}
+				if n == len(test.hosts) {
+					got <- req.Header
+					io.WriteString(conn, "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
+					return
+				}
+				fmt.Fprintf(conn, "HTTP/1.1 302 Found\r\nLocation: %s/%d\r\nContent-Length: 0\r\n\r\n", test.hosts[n], n)
+				n++
+			}
+		})
+		header := http.Header{"Authorization": {"Bearer x"}, "cookie": {"a=b"}, "Proxy-Authorization": {"Basic x"}, "X-Mine": {"x"}}
+		_, err := Dial(t.Context(), test.first, &Options{HTTPClient: client, Header: header})
+		if e, ok := errors.AsType[*HandshakeError](err); !ok || e.Status != 404 {
+			t.Fatalf("from %s to %q: %v", test.first, test.hosts, err)
+		}
+		h := <-got
+		for name := range header {
+			if has := h.Get(name) != ""; has != (test.kept || name == "X-Mine") {
+				t.Errorf("from %s to %q: the field %s is there: %v", test.first, test.hosts, name, has)
+			}
 		}
 	}
 }

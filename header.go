@@ -174,6 +174,15 @@ func isHopField(name string, _ []string) bool {
 	return slices.Contains(hopFields, http.CanonicalHeaderKey(name))
 }
 
+// isCredential reports whether a field says who the client is.
+func isCredential(name string, _ []string) bool {
+	switch http.CanonicalHeaderKey(name) {
+	case "Authorization", "Cookie", "Proxy-Authorization":
+		return true
+	}
+	return false
+}
+
 // tokenSize is the number of bytes that a hixie-76 client sends behind the
 // blank line of its head.
 const tokenSize = 8
