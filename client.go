@@ -43,9 +43,12 @@ const maxRefusal = 4 << 10 // bytes of a refusal's body that a client keeps
 //
 // If the server refuses, the error is a [*HandshakeError] with the response, and if it accepts
 // in a way that RFC 6455 does not allow, one without. Other errors are those of net/http, or
-// say what is wrong with an argument. A Transport that wraps another one sees the fields of
-// the response that accepts; the Conn reads from the body that it returns, writes to it, and
-// closes it.
+// say what is wrong with an argument.
+//
+// A Transport that wraps another one finds the names in the header of the request as they are
+// sent: Sec-WebSocket-Key is not [http.Header]'s spelling of it. It sees the fields of the
+// response that accepts; the Conn reads from the body that it returns, writes to it, and closes
+// it.
 func Dial(ctx context.Context, rawURL string, o *Options) (*Conn, error) {
 	o = o.clone()
 	r, req, err := o.newClientRequest(rawURL)
@@ -273,7 +276,7 @@ func (o *Options) newClientRequest(rawURL string) (*http.Request, *Request, erro
 	for name, values := range o.Header {
 		name = http.CanonicalHeaderKey(name)
 		if !isToken(name) || slices.Contains(hopFields, name) || name == "Sec-Websocket-Key" {
-			return nil, nil, fmt.Errorf("websocket: Options.Header must not have the field %q", name)
+			return nil, nil, fmt.Errorf("websocket: Options.Header must not have the field %q", rfcName(name))
 		}
 		for _, v := range values {
 			if strings.ContainsFunc(v, isControl) {
@@ -323,7 +326,26 @@ func (o *Options) newClientRequest(rawURL string) (*http.Request, *Request, erro
 	if len(o.Protocols) > 0 {
 		r.Header.Set("Sec-WebSocket-Protocol", strings.Join(o.Protocols, ", "))
 	}
+	r.Header = o.spelled(r.Header)
 	return r, req, nil
+}
+
+// spelled returns h with names that are spelled as in RFC 6455, and in o.Header, since there
+// are servers that heed case. net/http looks for some under their canonical names.
+func (o *Options) spelled(h http.Header) http.Header {
+	names := make(map[string]string)
+	for name := range o.Header {
+		switch key := http.CanonicalHeaderKey(name); key {
+		case "Accept-Encoding", "Authorization", "Cookie", "Referer", "User-Agent":
+		default:
+			names[key] = name
+		}
+	}
+	s := make(http.Header, len(h))
+	for key, values := range h {
+		s[cmp.Or(names[key], rfcName(key))] = values
+	}
+	return s
 }
 
 var httpSchemes = map[string]string{"ws": "http", "wss": "https"}

@@ -58,12 +58,18 @@ func TestClientRequest(t *testing.T) {
 		{"user and Authorization", "ws://a:b@h.example/", &Options{Header: http.Header{"Authorization": {"Bearer x"}}}, plain,
 			[]string{"Authorization: Bearer x"}, Request{Host: "h.example", Path: "/"}},
 		{"one subprotocol", "ws://h.example", &Options{Protocols: []string{"chat"}}, plain,
-			[]string{"Sec-Websocket-Protocol: chat"}, Request{Host: "h.example", Path: "/", Protocols: []string{"chat"}}},
+			[]string{"Sec-WebSocket-Protocol: chat"}, Request{Host: "h.example", Path: "/", Protocols: []string{"chat"}}},
 		{"subprotocols", "ws://h.example", &Options{Protocols: []string{"v2.chat", "chat", "Chat"}}, plain,
-			[]string{"Sec-Websocket-Protocol: v2.chat, chat, Chat"},
+			[]string{"Sec-WebSocket-Protocol: v2.chat, chat, Chat"},
 			Request{Host: "h.example", Path: "/", Protocols: []string{"v2.chat", "chat", "Chat"}}},
 		{"fields", "ws://h.example", &Options{Header: http.Header{"X-A": {"1", "2"}, "x-b": {"ä\t "}, "X-Empty": {""}, "X-None": nil}}, plain,
-			[]string{"X-A: 1", "X-A: 2", "X-B: ä", "X-Empty: "}, Request{Host: "h.example", Path: "/"}},
+			[]string{"X-A: 1", "X-A: 2", "x-b: ä", "X-Empty: "}, Request{Host: "h.example", Path: "/"}},
+		{"fields as they are spelled", "ws://h.example", &Options{Header: http.Header{"X-API-KEY": {"1"}, "SOAPAction": {"a"}, "origin": {"http://o"}, "sec-websocket-x": {"y"}}}, plain,
+			[]string{"X-API-KEY: 1", "SOAPAction: a", "origin: http://o", "sec-websocket-x: y"}, Request{Host: "h.example", Path: "/", Origin: "http://o"}},
+		{"fields of net/http", "ws://h.example", &Options{Header: http.Header{"cookie": {"a=b"}, "AUTHORIZATION": {"Bearer x"}, "referer": {"http://r/"}}}, plain,
+			[]string{"Cookie: a=b", "Authorization: Bearer x", "Referer: http://r/"}, Request{Host: "h.example", Path: "/"}},
+		{"extensions", "ws://h.example", &Options{Deflate: &Deflate{ContextTakeover: true}}, plain,
+			[]string{"Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits"}, Request{Host: "h.example", Path: "/"}},
 		{"Host", "ws://h.example:81/a", &Options{Header: http.Header{"Host": {"other.example:82"}}},
 			"GET /a HTTP/1.1\r\nHost: other.example:82\r\n", nil, Request{Host: "other.example:82", Path: "/a"}},
 		{"host in lower case", "ws://h.example", &Options{Header: http.Header{"host": {"other.example"}}},
@@ -71,6 +77,8 @@ func TestClientRequest(t *testing.T) {
 		{"Origin", "ws://h.example", &Options{Header: http.Header{"Origin": {"https://o.example"}}}, plain,
 			[]string{"Origin: https://o.example"}, Request{Host: "h.example", Path: "/", Origin: "https://o.example"}},
 		{"User-Agent", "ws://h.example", &Options{Header: http.Header{"User-Agent": {"me/1"}}}, plain,
+			[]string{"User-Agent: me/1"}, Request{Host: "h.example", Path: "/"}},
+		{"user-agent", "ws://h.example", &Options{Header: http.Header{"user-agent": {"me/1"}}}, plain,
 			[]string{"User-Agent: me/1"}, Request{Host: "h.example", Path: "/"}},
 		{"no User-Agent", "ws://h.example", &Options{Header: http.Header{"User-Agent": {""}}}, plain,
 			nil, Request{Host: "h.example", Path: "/"}},
@@ -104,13 +112,13 @@ func TestClientRequest(t *testing.T) {
 				want := append([]string{
 					"Connection: Upgrade",
 					"Upgrade: websocket",
-					"Sec-Websocket-Key: " + key,
-					"Sec-Websocket-Version: 13",
+					"Sec-WebSocket-Key: " + key,
+					"Sec-WebSocket-Version: 13",
 				}, test.with...)
 				if via.name == "Dial" {
 					want = append(want, "Accept-Encoding: gzip") // for the body of a refusal
 				}
-				if test.o == nil || test.o.Header["User-Agent"] == nil {
+				if !strings.Contains(strings.ToLower(test.name), "user-agent") {
 					want = append(want, "User-Agent: Go-http-client/1.1")
 				}
 				got := strings.Split(strings.TrimSuffix(fields, "\r\n\r\n"), "\r\n")

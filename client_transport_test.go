@@ -29,7 +29,7 @@ func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { retur
 
 // serveUpgrade is the response to r of a server whose connection is body.
 func serveUpgrade(r *http.Request, body io.ReadCloser) *http.Response {
-	head := fmt.Sprintf("GET / HTTP/1.1\r\nHost: h\r\nSec-WebSocket-Key: %s\r\n\r\n", r.Header.Get("Sec-WebSocket-Key"))
+	head := fmt.Sprintf("GET / HTTP/1.1\r\nHost: h\r\nSec-WebSocket-Key: %s\r\n\r\n", r.Header["Sec-WebSocket-Key"][0])
 	resp, err := http.ReadResponse(bufio.NewReader(bytes.NewReader(answerTo(head, accepting))), r)
 	if err != nil {
 		panic(err)

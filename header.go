@@ -25,10 +25,13 @@ const (
 func single(h http.Header, name string) (string, error) {
 	values := h[name]
 	if len(values) > 1 {
-		return "", badRequest(strings.Replace(name, "Websocket", "WebSocket", 1), "is repeated")
+		return "", badRequest(rfcName(name), "is repeated")
 	}
 	return cmp.Or(values...), nil
 }
+
+// rfcName returns a canonical name as RFC 6455 spells it.
+func rfcName(name string) string { return strings.Replace(name, "Sec-Websocket-", "Sec-WebSocket-", 1) }
 
 // hasToken reports whether one of the comma-separated lists holds token, in
 // whatever case.

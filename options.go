@@ -39,7 +39,9 @@ type Options struct {
 	// allows pages without an origin of their own, and "*" alone every page.
 	Origins []string
 
-	// Header holds fields that a client adds to its opening handshake.
+	// Header holds fields that a client adds to its opening handshake. Their names are
+	// sent as they are spelled here, apart from those that net/http itself looks for, such
+	// as User-Agent.
 	Header http.Header
 
 	// Client makes NewConn return the client's side of a connection. Its opening

@@ -202,7 +202,7 @@ func refuse(w http.ResponseWriter, r *http.Request, e *HandshakeError) error {
 	case http.StatusMethodNotAllowed:
 		h.Set("Allow", http.MethodGet)
 	case http.StatusUpgradeRequired:
-		h.Set("Sec-WebSocket-Version", "13")
+		h["Sec-WebSocket-Version"] = []string{"13"}
 		if r.ProtoMajor == 1 {
 			h.Set("Upgrade", "websocket")
 			h.Set("Connection", "Upgrade")

@@ -563,6 +563,18 @@ func TestUpgradeFieldsSpelled(t *testing.T) {
 	}
 }
 
+// A refusal names the version that is spoken as RFC 6455 spells it, for clients that heed
+// case.
+func TestUpgradeRefusalSpelled(t *testing.T) {
+	t.Parallel()
+	s := serveTCP(t, newUpgrader(nil), false)
+	conn := dialTCP(t, s)
+	send(conn, editHead(t, rfcHead, "Version: 13", "Version: 8"))
+	if head := readHead(conn); !strings.Contains(head, "\r\nSec-WebSocket-Version: 13\r\n") {
+		t.Errorf("the refusal is %q", head)
+	}
+}
+
 // A subprotocol with CR LF comes into no response, even if the server lists it.
 func TestUpgradeProtocolInjection(t *testing.T) {
 	t.Parallel()
