@@ -181,11 +181,15 @@ func (c *Conn) keepAlive() {
 	if c.end.readable() != nil || c.end.isShut() {
 		return // the watchdog does the rest
 	}
-	busy, moved := c.write.isBusy(), c.t.writes()
-	if busy || c.write.isBlocked() {
+	busy := c.write.isBusy()
+	moved, blocked := c.write.blocks()
+	switch {
+	case busy:
 		moved = c.t.progress()
+	case !blocked:
+		moved = c.t.writes()
 	}
-	ping, err := c.serve.look(c.t.alive(), moved, busy, c.write.isBlocked(), c.turn != turnFree, c.write.isHixie())
+	ping, err := c.serve.look(c.t.alive(), moved, busy, blocked, c.turn != turnFree, c.write.isHixie())
 	switch {
 	case err != nil:
 		go c.abort(err)

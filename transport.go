@@ -237,12 +237,12 @@ func (t *transport) hear() {
 func (t *transport) alive() bool { return t.heard.Swap(false) }
 
 // writes returns a number that changes when rw has taken a write.
-func (t *transport) writes() uint32 { return t.moved.Load() << 24 }
+func (t *transport) writes() uint32 { return t.moved.Load() }
 
 // progress returns a number that changes when rw has taken a write, or as far as the system tells,
 // when the peer has taken something of it.
 func (t *transport) progress() uint32 {
-	return t.writes() ^ uint32(unsent(t.rw))
+	return t.writes()<<24 ^ uint32(unsent(t.rw))
 }
 
 // takenNow returns how many bytes rw has taken since beginWrite.

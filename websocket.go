@@ -522,8 +522,8 @@ func (s *serving) rest() bool {
 
 // look is called at every tick. It says whether the peer is to be pinged, as nothing has come
 // from it, or nothing was sent to it, for an interval; or what is wrong with it. heard says that
-// something has come since the last tick, and moved is the progress of the transport; busy says
-// that something is being written, blocked that a message waits for the end of another one, and
+// something has come since the last tick, and moved is the progress of what is written; busy says
+// that something is, blocked that a message waits for the end of another one, and
 // listens that somebody waits for what may come.
 func (s *serving) look(heard bool, moved uint32, busy, blocked, listens, hixie bool) (ping bool, err error) {
 	s.quiet++

@@ -416,7 +416,7 @@ func TestServeUnclosedWriter(t *testing.T) {
 			t.Fatal(err)
 		}
 		start := time.Now()
-		client.CloseNow()
+		go client.ReadMessage() // and the client answers pings
 		if err := <-wrote; err != errUnclosed {
 			t.Error("WriteMessage returned", err)
 		}

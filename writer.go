@@ -51,6 +51,7 @@ type outgoing struct {
 	opcode  byte // of the next fragment, and RSV1 if that is the first of a compressed message
 	packed  bool // the message is compressed
 	text    utf8Checker
+	sent    uint32      // fragments
 	deflate *compressor // of a compressed message, unless a Write uses it
 }
 
@@ -66,6 +67,7 @@ func (m *outgoing) fragment(p []byte) (first byte, z *compressor, err error) {
 	}
 	first, z = m.opcode, m.deflate
 	m.opcode, m.deflate, m.text = opContinuation, nil, text
+	m.sent++
 	return first, z, nil
 }
 
@@ -292,9 +294,17 @@ func (w *writer) stick() { w.stuck = w.number }
 func (w *writer) isStuck() bool { return w.done < w.stuck }
 
 // block notes that a goroutine begins to wait for the open message, or with -1, that it has
-// ended, and isBlocked reports whether one waits.
-func (w *writer) block(n int32)   { w.blocked += n }
-func (w *writer) isBlocked() bool { return w.blocked > 0 }
+// ended.
+func (w *writer) block(n int32) { w.blocked += n }
+
+// blocks reports whether a goroutine waits for the open message, and how many fragments of that
+// have been sent.
+func (w *writer) blocks() (sent uint32, blocks bool) {
+	if w.open == nil || w.blocked == 0 {
+		return 0, false
+	}
+	return w.open.sent, true
+}
 
 // pending reports whether there is output to be written.
 func (w *writer) pending() bool { return w.first != nil }
