@@ -150,7 +150,7 @@ func TestDeflateBroadcastOnce(t *testing.T) {
 			c.WriteMessage(Text, sampleText(1000, 2))
 			rw.events = nil
 		}
-		c.beginServe(-1, 0)
+		c.beginServe(new(clock), -1, 0)
 		c.opened()
 		s.add(c)
 		defer c.CloseNow()
@@ -196,7 +196,7 @@ func TestDeflateBroadcastOnce(t *testing.T) {
 		frame := z.appendMessage(nil, finBit|opText, p)
 		for range clients {
 			c := tapeDeflate(sink{&pending, make(chan struct{})}, d, false)
-			c.beginServe(-1, 0)
+			c.beginServe(new(clock), -1, 0)
 			c.opened()
 			s.add(c)
 			defer c.CloseNow()
@@ -220,7 +220,7 @@ func TestDeflateBroadcastContext(t *testing.T) {
 		e := &end{tap: &wireTap{Conn: tapeNetConn{tape: new(tape)}}, bits: cmp.Or(bits, 15)}
 		e.Conn = tapeDeflate(e.tap, d, false)
 		s := new(Server)
-		e.beginServe(-1, 0)
+		e.beginServe(new(clock), -1, 0)
 		e.opened()
 		s.add(e.Conn)
 		var want []string
@@ -280,7 +280,7 @@ func TestDeflateForget(t *testing.T) {
 		rw, peer := net.Pipe()
 		go io.Copy(io.Discard, peer)
 		c := packedConn(rw, nil, false, false)
-		c.beginServe(-1, 0)
+		c.beginServe(new(clock), -1, 0)
 		c.enqueue(frame, []byte("x"), 1<<20, false)
 		var group sync.WaitGroup
 		group.Go(func() { c.WriteMessage(Text, p) })
@@ -607,7 +607,7 @@ func TestBroadcastLag(t *testing.T) {
 		b.(*net.TCPConn).SetReadBuffer(16 << 10)
 		s := &Server{Options: Options{MaxQueue: limit}}
 		c := newConn(a, nil, false)
-		c.beginServe(-1, 0)
+		c.beginServe(new(clock), -1, 0)
 		c.opened()
 		s.begin()
 		s.add(c)
@@ -664,7 +664,7 @@ func TestBroadcastAllocations(t *testing.T) {
 		s := new(Server)
 		for range clients {
 			c := newConn(sink{&bytes, make(chan struct{})}, nil, false)
-			c.beginServe(-1, 0)
+			c.beginServe(new(clock), -1, 0)
 			c.opened()
 			s.add(c)
 			defer c.CloseNow()
@@ -692,7 +692,7 @@ func TestBroadcastLargeAllocations(t *testing.T) {
 	s := new(Server)
 	for range clients {
 		c := newConn(sink{&bytes, make(chan struct{})}, nil, false)
-		c.beginServe(-1, 0)
+		c.beginServe(new(clock), -1, 0)
 		c.opened()
 		s.add(c)
 		defer c.CloseNow()
@@ -839,7 +839,7 @@ func TestSendOthers(t *testing.T) {
 	for range 10 {
 		c, _ := tapeConn(nil, false, false)
 		other.begin()
-		c.beginServe(-1, 0)
+		c.beginServe(new(clock), -1, 0)
 		other.add(c)
 		conns = append(conns, c)
 	}

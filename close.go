@@ -287,7 +287,9 @@ func (c *Conn) beginShut() bool {
 	c.end.shut()
 	c.cond.Broadcast()
 	c.timers.stop()
-	c.serve.stop()
+	if k := c.serve.watcher(); k != nil {
+		k.forget(c)
+	}
 	return true
 }
 

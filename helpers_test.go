@@ -200,7 +200,7 @@ func checkStopped(t testing.TB, c *Conn) {
 	t.Helper()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !c.end.isShut() || stops(c.timers.write) || stops(c.timers.wait) || stops(c.timers.close) || stops(c.serve.timer) {
+	if !c.end.isShut() || stops(c.timers.write) || stops(c.timers.wait) || stops(c.timers.close) || c.serve.spot.state != nowhere {
 		t.Error("the transport is open, or a timer runs")
 	}
 }

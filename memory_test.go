@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"runtime"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -70,6 +71,7 @@ func TestHeldMemory(t *testing.T) { // not parallel: it measures memory
 								a, b = socketPair(t, "tcp", "127.0.0.1:0")
 							}
 							c := packedConn(a, nil, false, false)
+							c.t.watch(new(atomic.Uint32))
 							peers[i], done[i] = b, goErr(func() error { return read.all(c) })
 							sendHalf(t, c, b, begun)
 						}
@@ -112,11 +114,11 @@ func sendHalf(t *testing.T, c *Conn, peer net.Conn, fragment []byte) {
 	if err := wait(t, written); err != nil {
 		t.Fatal(err)
 	}
-	c.t.alive()
+	now := c.t.now.Add(1)
 	if _, err := peer.Write(wireFrame{p: "a", claim: 40 << 10}.append(nil, true, false)); err != nil {
 		t.Fatal(err)
 	}
-	for start := time.Now(); !c.t.heard.Load(); runtime.Gosched() {
+	for start := time.Now(); c.t.lastInput() != now; runtime.Gosched() {
 		if time.Since(start) > 10*time.Second {
 			t.Fatal("it does not read")
 		}

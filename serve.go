@@ -49,7 +49,7 @@ type Handler struct {
 // CloseInternalError, and OnClose is called before the panic goes on. Whoever recovers
 // from it calls Close.
 func (c *Conn) Serve(h Handler) error {
-	if err := c.beginServe(c.opts.PingInterval, 0); err != nil {
+	if err := c.beginServe(new(clock), c.opts.PingInterval, 0); err != nil {
 		return err
 	}
 	err := c.serveAll(h)
@@ -57,10 +57,10 @@ func (c *Conn) Serve(h Handler) error {
 	return err
 }
 
-// beginServe makes the caller the one that calls serveAll. The peer is looked after in each
-// interval, if that is positive; a Server does so itself. rests is how often the connection may
-// rest when it is new, or its peer has been silent for an interval.
-func (c *Conn) beginServe(interval time.Duration, rests uint32) error {
+// beginServe makes the caller the one that calls serveAll. The clock looks after the peer, unless
+// the interval is 0 or less. rests is how often the connection may rest when it is new, or its peer
+// has been silent for an interval.
+func (c *Conn) beginServe(k *clock, interval time.Duration, rests uint32) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !c.serve.isBegun() {
@@ -75,7 +75,9 @@ func (c *Conn) beginServe(interval time.Duration, rests uint32) error {
 	c.write.retain(true)
 	c.serve.begin(rests)
 	if interval > 0 && !c.end.isShut() {
-		c.serve.lookAfter(interval, c.keepAlive)
+		c.serve.beginWatch(k)
+		c.t.watch(&k.now)
+		k.watch(c, interval)
 	}
 	return nil
 }
@@ -173,29 +175,30 @@ func (c *Conn) nextMessage(buf *messageBuffer) (t MessageType, p []byte, err err
 	return t, slices.Clip(p), err
 }
 
-// keepAlive looks after the peer, at every tick of a clock, and does not wait for it. It does
-// not expect anything from a peer that nobody listens to, because a callback runs.
-func (c *Conn) keepAlive() {
+// place returns where its clock has c.
+func (c *Conn) place() *place { return c.serve.place() }
+
+// look is called by a clock, and does not wait for the peer. It does not expect anything from
+// one that nobody listens to, because a callback runs.
+func (c *Conn) look(now uint32) (due uint32, more bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.end.readable() != nil || c.end.isShut() {
-		return // the watchdog does the rest
+		return 0, false // the watchdog does the rest
 	}
-	busy := c.write.isBusy()
-	moved, blocked := c.write.blocks()
-	switch {
-	case busy:
-		moved = c.t.progress()
-	case !blocked:
-		moved = c.t.writes()
+	v := view{now: now, busy: c.write.isBusy(), listens: c.turn != turnFree, hixie: c.write.isHixie()}
+	v.heard, v.sent = c.t.lastInput(), c.t.lastOutput()
+	if v.moved, v.blocked = c.write.blocks(); v.busy {
+		v.moved = c.t.progress()
 	}
-	ping, err := c.serve.look(c.t.alive(), moved, busy, blocked, c.turn != turnFree, c.write.isHixie())
+	ping, due, err := c.serve.judge(v)
 	switch {
 	case err != nil:
 		go c.abort(err)
+		return 0, false
 	case ping && c.end.writable() == nil:
 		c.write.putControl(opPing, nil)
 		c.writeLaterLocked(0)
 	}
-	c.serve.again()
+	return due, true
 }

@@ -386,7 +386,7 @@ func TestServeCloseRace(t *testing.T) {
 		client := newConn(b, nil, true)
 		served := goErr(func() error {
 			s.begin()
-			c.beginServe(time.Second, 0)
+			c.beginServe(new(clock), time.Second, 0)
 			s.add(c)
 			s.serve(c, s.Handler, nil)
 			return nil
@@ -524,7 +524,7 @@ func TestServeBatch(t *testing.T) {
 		for _, broadcast := range []bool{false, true} {
 			c, rw := tapeConn(nil, false, hixie)
 			s := new(Server)
-			c.beginServe(-1, 0)
+			c.beginServe(new(clock), -1, 0)
 			s.add(c)
 			var in []byte
 			for i := range 16 {

@@ -38,7 +38,6 @@ type Server struct {
 	mu      sync.Mutex
 	conns   []*Conn       // each has its place in its slot
 	active  int           // handshakes and connections
-	clock   *time.Timer   // calls tick, or nil before the first connection
 	down    *CloseError   // what connections are closed with as the Server shuts down, or nil
 	idle    chan struct{} // closed when down and nothing is active
 	due     []*Conn       // that have something to be written, from next on
@@ -48,6 +47,8 @@ type Server struct {
 	order   sync.Mutex // held by Broadcast, as all clients get broadcasts in the same order
 	targets []*Conn    // of the broadcast; kept for its memory
 	sent    time.Time  // when the last one was
+
+	clock clock // looks after the connections
 }
 
 // ServeHTTP answers the request, as [Upgrade] does. Over HTTP/1.1 it then returns, so that
@@ -80,7 +81,7 @@ func (s *Server) Serve(w http.ResponseWriter, r *http.Request, h Handler) {
 		if c.t.isSocket() {
 			rests = maxRests
 		}
-		c.beginServe(0, rests)
+		c.beginServe(&s.clock, cmp.Or(s.PingInterval, pingInterval), rests)
 		s.add(c)
 	})
 	if err != nil {
@@ -151,34 +152,9 @@ func (s *Server) add(c *Conn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	c.serve.setSlot(len(s.conns))
-	if s.conns = append(s.conns, c); len(s.conns) == 1 {
-		s.wind()
-	}
+	s.conns = append(s.conns, c)
 	if s.down != nil {
 		c.startClose(new(*s.down))
-	}
-}
-
-// wind has tick called, once, if the clients are to be pinged. mu is held.
-func (s *Server) wind() {
-	switch interval := cmp.Or(s.PingInterval, pingInterval); {
-	case interval < 0:
-	case s.clock == nil:
-		s.clock = time.AfterFunc(interval/ticks, s.tick)
-	default:
-		s.clock.Reset(interval / ticks)
-	}
-}
-
-// tick looks after all clients. One clock for them costs less than one each.
-func (s *Server) tick() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if len(s.conns) > 0 {
-		s.wind() // first, so as not to be late
-	}
-	for _, c := range s.conns {
-		c.keepAlive()
 	}
 }
 

@@ -28,13 +28,15 @@ type transport struct {
 	try   func(fd uintptr) bool
 	in    []byte // in[r:w] is input that has not been decoded
 	r, w  int
-	held  error         // for the next read: it came with the last bytes, or from try
-	heard atomic.Bool   // something has been read since alive was asked
-	bare  bool          // rw serves one call: no byte too many is read from it, nor is it closed
-	shuts bool          // rw can be closed
-	own   bool          // a write that does not heed the caller's deadline is in progress
-	moved atomic.Uint32 // counts writes that rw has taken
-	taken atomic.Int64  // bytes that rw has taken since beginWrite
+	held  error          // for the next read: it came with the last bytes, or from try
+	now   *atomic.Uint32 // of the clock that looks at this, or nil
+	heard atomic.Uint32  // when something was read last
+	sent  uint32         // when something was written last; guarded as deadlines
+	bare  bool           // rw serves one call: no byte too many is read from it, nor is it closed
+	shuts bool           // rw can be closed
+	own   bool           // a write that does not heed the caller's deadline is in progress
+	moved atomic.Uint32  // counts writes that rw has taken
+	taken atomic.Int64   // bytes that rw has taken since beginWrite
 	rw    io.ReadWriter
 
 	deadlines *deadlines // or nil: there are none; the lock of a Conn guards them, and own
@@ -226,23 +228,30 @@ func (t *transport) shrink() {
 	}
 }
 
-// hear notes that the peer is alive.
-func (t *transport) hear() {
-	if !t.heard.Load() {
-		t.heard.Store(true)
-	}
+// watch has t note when something is read, and written, by a clock.
+func (t *transport) watch(now *atomic.Uint32) {
+	t.now, t.sent = now, now.Load()
+	t.heard.Store(t.sent)
 }
 
-// alive reports whether something has been read since it was last asked.
-func (t *transport) alive() bool { return t.heard.Swap(false) }
+// lastInput and lastOutput return when something was read last, and written.
+func (t *transport) lastInput() uint32  { return t.heard.Load() }
+func (t *transport) lastOutput() uint32 { return t.sent }
 
-// writes returns a number that changes when rw has taken a write.
-func (t *transport) writes() uint32 { return t.moved.Load() }
+// hear notes that something was read.
+func (t *transport) hear() {
+	if t.now == nil {
+		return
+	}
+	if now := t.now.Load(); now != t.heard.Load() {
+		t.heard.Store(now)
+	}
+}
 
 // progress returns a number that changes when rw has taken a write, or as far as the system tells,
 // when the peer has taken something of it.
 func (t *transport) progress() uint32 {
-	return t.writes()<<24 ^ uint32(unsent(t.rw))
+	return t.moved.Load()<<24 ^ uint32(unsent(t.rw))
 }
 
 // takenNow returns how many bytes rw has taken since beginWrite.
@@ -527,7 +536,12 @@ func (t *transport) beginWrite(own bool) {
 	}
 }
 
-func (t *transport) endWrite() { t.own = false }
+// endWrite ends what beginWrite began.
+func (t *transport) endWrite() {
+	if t.own = false; t.now != nil && t.takenNow() > 0 {
+		t.sent = t.now.Load()
+	}
+}
 
 // limitWrite lets the write in progress end at a time at the latest.
 func (t *transport) limitWrite(at time.Time) {

@@ -445,23 +445,19 @@ func (t *timers) stop() {
 // A serving is what Serve and a Server know of a connection. Apart from what is atomic, the lock
 // of the Conn guards it.
 type serving struct {
-	stage stage
-	slot  atomic.Int32  // in Server.conns; set while Server.mu is held
-	calm  atomic.Uint32 // how often it may yet rest
+	stage  stage
+	pinged bool          // a ping waits for something to come
+	stalls uint8         // intervals in which nothing of a write was taken
+	slot   atomic.Int32  // in Server.conns; set while Server.mu is held
+	calm   atomic.Uint32 // how often it may yet rest
+	rests  uint32        // and how often when it is new, or its peer has been silent
 
-	timer  *time.Timer // looks after the peer, unless a Server does, or nil
-	tick   time.Duration
-	rests  uint32 // how often it may rest when it is new, or its peer has been silent
-	moved  uint32 // the progress of the transport when it was looked at
-	quiet  uint8  // ticks since something has come, or since the ping
-	still  uint8  // ticks since something was sent
-	pinged bool   // a ping waits for something to come
-	stalls uint8  // intervals in which nothing of a write was taken
+	clock *clock // looks at the connection, or nil
+	spot  place  // in clock; guarded by its lock
+	moved uint32 // the progress of what was written at the last look
+	quiet uint32 // tick at which something came, or a ping was sent
+	still uint32 // tick at which something was sent, or an interval without that ended
 }
-
-// ticks is how often a clock ticks in an interval. A silence is noticed a sixteenth late, and
-// the clock may be a little late itself before that is a tenth.
-const ticks = 16
 
 // A stage says what Serve is doing.
 //
@@ -498,21 +494,16 @@ func (s *serving) isParting() bool { return s.stage >= stageParting }
 func (s *serving) setSlot(n int) { s.slot.Store(int32(n)) }
 func (s *serving) slotOf() int   { return int(s.slot.Load()) }
 
-// lookAfter has f called at the next tick of an interval, and again if that wants it.
-func (s *serving) lookAfter(interval time.Duration, f func()) {
-	s.tick = interval / ticks
-	s.timer = time.AfterFunc(s.tick, f)
+// beginWatch notes that a clock looks at the connection, and when that began.
+func (s *serving) beginWatch(k *clock) {
+	s.clock, s.quiet, s.still = k, k.now.Load(), k.now.Load()
 }
 
-// looks reports whether somebody looks after the peer.
-func (s *serving) looks() bool { return s.timer != nil }
+// watcher returns the clock that looks at the connection, or nil.
+func (s *serving) watcher() *clock { return s.clock }
 
-// stop stops looking after the peer.
-func (s *serving) stop() {
-	if s.timer != nil {
-		s.timer.Stop()
-	}
-}
+// place returns the connection's place in that clock.
+func (s *serving) place() *place { return &s.spot }
 
 // rest reports whether the connection is to rest now.
 func (s *serving) rest() bool {
@@ -520,52 +511,53 @@ func (s *serving) rest() bool {
 	return n > 0 && s.calm.CompareAndSwap(n, n-1)
 }
 
-// look is called at every tick. It says whether the peer is to be pinged, as nothing has come
-// from it, or nothing was sent to it, for an interval; or what is wrong with it. heard says that
-// something has come since the last tick, and moved is the progress of what is written; busy says
-// that something is, blocked that a message waits for the end of another one, and
-// listens that somebody waits for what may come.
-func (s *serving) look(heard bool, moved uint32, busy, blocked, listens, hixie bool) (ping bool, err error) {
-	s.quiet++
-	s.still++
-	if heard {
-		s.quiet, s.pinged = 0, false
+// A view is what the clock of a connection sees.
+type view struct {
+	now         uint32 // the tick
+	heard, sent uint32 // the ticks at which something was read last, and written
+	moved       uint32 // the progress of what is written
+	busy        bool   // something is
+	blocked     bool   // a message waits for the end of another one
+	listens     bool   // somebody waits for what may come
+	hixie       bool   // there are no pings
+}
+
+// judge says whether the peer is to be pinged, as nothing has come from it, or nothing was sent to
+// it, for an interval; or what is wrong with it. It also returns the tick at which to look again.
+func (s *serving) judge(v view) (ping bool, due uint32, err error) {
+	if int32(v.heard-s.quiet) >= 0 {
+		s.quiet, s.pinged = v.heard, false
 	}
-	if moved != s.moved {
-		s.moved, s.still, s.stalls = moved, 0, 0
+	if int32(v.sent-s.still) > 0 {
+		s.still = v.sent
 	}
-	quiet, still := s.quiet >= ticks, s.still >= ticks
-	switch {
-	case !quiet && !still:
-		return false, nil
-	case !busy && !blocked:
-		s.stalls = 0
-	case still:
+	stuck := v.busy || v.blocked
+	if v.moved != s.moved || !stuck {
+		s.moved, s.stalls = v.moved, 0
+	}
+	quiet, still := v.now-s.quiet >= ticks, v.now-s.still >= ticks
+	if still {
+		s.still = v.now
+	}
+	if still && stuck {
 		s.stalls++
 	}
-	if still {
-		s.still = 0
-	}
-	calm := listens && !busy
+	calm := v.listens && !v.busy
 	switch {
-	case s.stalls > 3 && !busy:
-		return false, errUnclosed
+	case s.stalls > 3 && v.busy:
+		return false, 0, errStalled
 	case s.stalls > 3:
-		return false, errStalled
+		return false, 0, errUnclosed
 	case quiet && calm && s.pinged:
-		return false, errSilent
+		return false, 0, errSilent
 	case quiet && calm:
 		s.calm.Store(s.rests)
 	}
-	s.quiet, s.pinged = 0, calm && !hixie
-	return !hixie, nil
-}
-
-// again has the peer looked at once more, unless a Server does that.
-func (s *serving) again() {
-	if s.timer != nil {
-		s.timer.Reset(s.tick)
+	if quiet || still {
+		s.quiet, s.pinged = v.now, calm && !v.hixie
+		ping = !v.hixie
 	}
+	return ping, v.now + ticks - max(v.now-s.quiet, v.now-s.still), nil
 }
 
 var (

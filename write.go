@@ -411,7 +411,7 @@ func (c *Conn) send(head, tail []byte, by patience) (_, _ []byte, err error) {
 func (c *Conn) limitWrite() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !c.serve.looks() {
+	if c.serve.watcher() == nil {
 		c.t.limitWrite(time.Now().Add(stallTime))
 	}
 }

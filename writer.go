@@ -12,6 +12,13 @@ package websocket
 // At most one batch is out at a time, and the writer is busy until it comes back.
 type writer struct {
 	codec
+	busy     bool // a batch is being written
+	held     bool // the output holds replies that wait for more
+	crowded  bool // messages are written by other goroutines than the reader
+	retained bool // broadcasts wait for OnOpen
+	claimed  bool // the Server is to write the output
+	late     lateness
+
 	deflate *deflater // or nil
 	open    *outgoing // the message that others have to wait for: one in fragments, compressing, or nil
 
@@ -25,13 +32,6 @@ type writer struct {
 	controls int32   // bytes of control frames in the list
 	stuck    uint64  // number of the last one that a caller has not waited for
 	blocked  int32   // goroutines that wait for open
-
-	busy     bool // a batch is being written
-	held     bool // the output holds replies that wait for more
-	crowded  bool // messages are written by other goroutines than the reader
-	retained bool // broadcasts wait for OnOpen
-	claimed  bool // the Server is to write the output
-	late     lateness
 }
 
 // A lateness says what has become of a wish to have the output written later.
