@@ -80,7 +80,7 @@ func Dial(ctx context.Context, rawURL string, o *Options) (*Conn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("websocket: %w", err)
 	}
-	if err := req.checkResponse(resp); err != nil {
+	if err := req.checkResponse(resp, o.Deflate); err != nil {
 		resp.Body.Close()
 		return nil, err
 	}
@@ -224,7 +224,7 @@ func ClientHandshake(rw io.ReadWriter, rawURL string, o *Options) (*Conn, error)
 	if err != nil {
 		return nil, cmp.Or(head.err, err)
 	}
-	if err := req.checkResponse(resp); err != nil {
+	if err := req.checkResponse(resp, o.Deflate); err != nil {
 		return nil, err
 	}
 	read, _ := br.Peek(br.Buffered())
@@ -357,9 +357,9 @@ func httpScheme(u *url.URL) bool {
 	return u.Scheme == "http" || u.Scheme == "https"
 }
 
-// checkResponse checks a server's answer to req (RFC 6455, section 4.1) and sets the
-// subprotocol.
-func (req *Request) checkResponse(resp *http.Response) error {
+// checkResponse checks a server's answer to req (RFC 6455, section 4.1), which offers d, and
+// sets what both agree on.
+func (req *Request) checkResponse(resp *http.Response, d *Deflate) error {
 	if resp.StatusCode != http.StatusSwitchingProtocols {
 		body, _ := io.ReadAll(io.LimitReader(resp.Body, maxRefusal))
 		resp.Body.Close()
@@ -384,14 +384,16 @@ func (req *Request) checkResponse(resp *http.Response) error {
 		return badResponse("Sec-WebSocket-Protocol", "is repeated")
 	case len(protocols) == 1 && !slices.Contains(req.Protocols, protocols[0]):
 		return badResponse("Sec-WebSocket-Protocol", "names a subprotocol that was not offered")
+	case err != nil:
+		return badResponse("Sec-WebSocket-Extensions", "is no list of extensions, or longer than 8 KiB")
 	}
 	req.Protocol = cmp.Or(protocols...)
-	if err == nil && len(answers) == 0 {
+	if len(answers) == 0 {
 		return nil
 	}
 	req.Extensions = strings.Join(resp.Header["Sec-Websocket-Extensions"], ", ")
-	if p, err := req.checkExtensions(); err != nil || p == nil {
-		return badResponse("Sec-WebSocket-Extensions", "names an extension, or a parameter, that was not offered")
+	if fault := d.fault(answers); fault != "" {
+		return badResponse("Sec-WebSocket-Extensions", fault)
 	}
 	return nil
 }

@@ -29,8 +29,9 @@ func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { retur
 
 // serveUpgrade is the response to r of a server whose connection is body.
 func serveUpgrade(r *http.Request, body io.ReadCloser) *http.Response {
-	head := fmt.Sprintf("GET / HTTP/1.1\r\nHost: h\r\nSec-WebSocket-Key: %s\r\n\r\n", r.Header["Sec-WebSocket-Key"][0])
-	resp, err := http.ReadResponse(bufio.NewReader(bytes.NewReader(answerTo(head, accepting))), r)
+	var head strings.Builder
+	r.Write(&head)
+	resp, err := http.ReadResponse(bufio.NewReader(bytes.NewReader(answerTo(head.String(), accepting))), r)
 	if err != nil {
 		panic(err)
 	}

@@ -14,7 +14,9 @@ import (
 
 // Deflate lets connections compress their messages with permessage-deflate (RFC 7692),
 // if the peer wants that too. The zero value is a good choice: nothing is remembered from
-// one message to the next, so that an idle connection needs hardly any memory for it.
+// one message to the next, so that an idle connection needs hardly any memory for it. That
+// takes the peer as well: for a server that does not agree to forget, a client remembers up
+// to 32 KiB.
 //
 // What is compressed takes processor time on both sides. And where a message holds both a
 // secret and what an attacker may choose, its size can tell the secret: send such messages
@@ -33,7 +35,9 @@ type Deflate struct {
 	// ContextTakeover lets a message refer to those before it, which makes small
 	// messages that are alike much smaller. It applies to each direction whose
 	// receiver allows it. A connection then keeps up to 4 KiB of what it has sent and 32
-	// KiB of what it has received, or less with a smaller window.
+	// KiB of what it has received, or less with a smaller window. Some clients refer to
+	// earlier messages although they have agreed not to, which ends with
+	// CloseInvalidPayload; a server that has to bear them sets ContextTakeover.
 	ContextTakeover bool
 
 	// WindowBits is the base-2 logarithm of how many bytes back a message may refer
@@ -170,7 +174,47 @@ func (d *Deflate) answer(offer deflateParams) deflateParams {
 	return p
 }
 
-// answers reports whether p is a response that the offer allows.
+// fault says why a client that offers d cannot accept the extensions that a server answers
+// with. It is empty if the client can. A server may leave out that it keeps no context, or a
+// small window, as it was asked to: what it may refer to is remembered for it then.
+func (d *Deflate) fault(answers []extension) string {
+	for _, e := range answers {
+		if d == nil || !strings.EqualFold(e.name, deflateName) {
+			return "names an extension that was not offered"
+		}
+	}
+	if len(answers) > 1 {
+		return "names permessage-deflate more than once"
+	}
+	p, ok := parseDeflate(answers[0], true)
+	offer := d.offer()
+	switch {
+	case !ok:
+		return "has a parameter that permessage-deflate does not allow there"
+	case offer[serverBits] != 0 && p[serverBits] > offer[serverBits]:
+		return "has a server_max_window_bits above the one that was asked for"
+	case p[clientBits] > offer[clientBits]:
+		return "has a client_max_window_bits above the one that was offered"
+	}
+	return ""
+}
+
+// agreedDeflate returns the parameters in a response's list of extensions, or nil if the list is
+// empty.
+func agreedDeflate(extensions string) (*deflateParams, error) {
+	if extensions == "" {
+		return nil, nil
+	}
+	answers, err := parseExtensions([]string{extensions})
+	if err == nil && len(answers) == 1 {
+		if p, ok := parseDeflate(answers[0], true); ok {
+			return &p, nil
+		}
+	}
+	return nil, fmt.Errorf("%q is not what a response can have", extensions)
+}
+
+// answers reports whether p is a response that the offer allows, to the letter.
 func (p deflateParams) answers(offer deflateParams) bool {
 	return p[serverReset] >= offer[serverReset] && p[clientBits] <= offer[clientBits] &&
 		(offer[serverBits] == 0 || 0 < p[serverBits] && p[serverBits] <= offer[serverBits])

@@ -414,30 +414,38 @@ func TestDeflateClient(t *testing.T) {
 	const allOffered = bothReset + "; server_max_window_bits=10; client_max_window_bits=10"
 	type response struct {
 		extensions []string // a field each
-		ok         bool
+		fault      string   // or empty, if it is accepted
 	}
+	const (
+		other  = "names an extension that was not offered"
+		repeat = "names permessage-deflate more than once"
+		params = "has a parameter that permessage-deflate does not allow there"
+		list   = "is no list of extensions, or longer than 8 KiB"
+		server = "has a server_max_window_bits above the one that was asked for"
+		client = "has a client_max_window_bits above the one that was offered"
+	)
 	// What no client takes for an answer.
 	bad := []response{
-		{[]string{"x"}, false},
-		{[]string{pmd + ", x"}, false},
-		{[]string{"x, " + bothReset}, false},
-		{[]string{bothReset + ", " + bothReset}, false},
-		{[]string{bothReset, bothReset}, false},
-		{[]string{bothReset, "x"}, false},
-		{[]string{bothReset + "; x"}, false},
-		{[]string{bothReset + ";"}, false},
-		{[]string{bothReset + "; server_no_context_takeover"}, false},
-		{[]string{bothReset + "; client_max_window_bits=9; client_max_window_bits=9"}, false},
-		{[]string{bothReset + "; client_max_window_bits"}, false},
-		{[]string{bothReset + "; server_max_window_bits"}, false},
-		{[]string{bothReset + "; server_max_window_bits="}, false},
-		{[]string{bothReset + "; server_max_window_bits=7"}, false},
-		{[]string{bothReset + "; server_max_window_bits=16"}, false},
-		{[]string{bothReset + "; server_max_window_bits=09"}, false},
-		{[]string{bothReset + `; server_max_window_bits="10\"`}, false},
-		{[]string{bothReset + "; client_max_window_bits=16"}, false},
-		{[]string{pmd + "; server_no_context_takeover=1"}, false},
-		{[]string{"permessage-deflate=1"}, false},
+		{[]string{"x"}, other},
+		{[]string{pmd + ", x"}, other},
+		{[]string{"x, " + bothReset}, other},
+		{[]string{bothReset + ", " + bothReset}, repeat},
+		{[]string{bothReset, bothReset}, repeat},
+		{[]string{bothReset, "x"}, other},
+		{[]string{bothReset + "; x"}, params},
+		{[]string{bothReset + ";"}, list},
+		{[]string{bothReset + "; server_no_context_takeover"}, params},
+		{[]string{bothReset + "; client_max_window_bits=9; client_max_window_bits=9"}, params},
+		{[]string{bothReset + "; client_max_window_bits"}, params},
+		{[]string{bothReset + "; server_max_window_bits"}, params},
+		{[]string{bothReset + "; server_max_window_bits="}, list},
+		{[]string{bothReset + "; server_max_window_bits=7"}, params},
+		{[]string{bothReset + "; server_max_window_bits=16"}, params},
+		{[]string{bothReset + "; server_max_window_bits=09"}, params},
+		{[]string{bothReset + `; server_max_window_bits="10\"`}, list},
+		{[]string{bothReset + "; client_max_window_bits=16"}, params},
+		{[]string{pmd + "; server_no_context_takeover=1"}, params},
+		{[]string{"permessage-deflate=1"}, list},
 	}
 	for _, tt := range []struct {
 		name    string
@@ -446,39 +454,43 @@ func TestDeflateClient(t *testing.T) {
 		answers []response
 	}{
 		{"none", nil, "", []response{
-			{nil, true},
-			{[]string{pmd}, false},
-			{[]string{bothReset}, false},
+			{nil, ""},
+			{[]string{pmd}, other},
+			{[]string{bothReset}, other},
+			{[]string{pmd + "="}, list},
 		}},
 		{"zero", &Deflate{}, bothReset + "; client_max_window_bits", []response{
-			{nil, true},
-			{[]string{bothReset}, true},
-			{[]string{pmd + "; server_no_context_takeover"}, true}, // 7.1.1.2: the rest was a hint
-			{[]string{"Permessage-Deflate;server_NO_context_takeover"}, true},
-			{[]string{" ," + bothReset + ", "}, true},
-			{[]string{bothReset + "; server_max_window_bits=8; client_max_window_bits=8"}, true},
-			{[]string{bothReset + `; server_max_window_bits="1\5"; client_max_window_bits=15`}, true},
-			{[]string{pmd}, false},
-			{[]string{pmd + "; client_no_context_takeover"}, false},
+			{nil, ""},
+			{[]string{bothReset}, ""},
+			{[]string{pmd + "; server_no_context_takeover"}, ""}, // 7.1.1.2: the rest was a hint
+			{[]string{"Permessage-Deflate;server_NO_context_takeover"}, ""},
+			{[]string{" ," + bothReset + ", "}, ""},
+			{[]string{bothReset + "; server_max_window_bits=8; client_max_window_bits=8"}, ""},
+			{[]string{bothReset + `; server_max_window_bits="1\5"; client_max_window_bits=15`}, ""},
+			{[]string{pmd}, ""}, // what it leaves out can be borne
+			{[]string{pmd + "; client_no_context_takeover"}, ""},
+			{[]string{pmd + "; server_max_window_bits=12"}, ""},
 		}},
 		{"takeover", &Deflate{ContextTakeover: true}, pmd + "; client_max_window_bits", []response{
-			{[]string{pmd}, true},
-			{[]string{bothReset}, true},
-			{[]string{pmd + "; client_no_context_takeover"}, true},
-			{[]string{pmd + "; client_max_window_bits=9"}, true},
-			{[]string{pmd + "; server_max_window_bits=9"}, true}, // 7.1.2.1: though it was not asked for
+			{[]string{pmd}, ""},
+			{[]string{bothReset}, ""},
+			{[]string{pmd + "; client_no_context_takeover"}, ""},
+			{[]string{pmd + "; client_max_window_bits=9"}, ""},
+			{[]string{pmd + "; server_max_window_bits=9"}, ""}, // 7.1.2.1: though it was not asked for
 		}},
 		{"15 bits", &Deflate{ContextTakeover: true, WindowBits: 15}, pmd + "; client_max_window_bits", []response{
-			{[]string{pmd + "; server_max_window_bits=15; client_max_window_bits=15"}, true},
+			{[]string{pmd + "; server_max_window_bits=15; client_max_window_bits=15"}, ""},
 		}},
 		{"10 bits", &Deflate{WindowBits: 10}, allOffered, []response{
-			{[]string{allOffered}, true},
-			{[]string{bothReset + "; server_max_window_bits=9; client_max_window_bits=8"}, true},
-			{[]string{bothReset + "; server_max_window_bits=10"}, true},
-			{[]string{bothReset}, false},
-			{[]string{bothReset + "; client_max_window_bits=10"}, false},
-			{[]string{bothReset + "; server_max_window_bits=11"}, false},
-			{[]string{bothReset + "; server_max_window_bits=10; client_max_window_bits=11"}, false},
+			{[]string{allOffered}, ""},
+			{[]string{bothReset + "; server_max_window_bits=9; client_max_window_bits=8"}, ""},
+			{[]string{bothReset + "; server_max_window_bits=10"}, ""},
+			{[]string{bothReset}, ""}, // likewise
+			{[]string{bothReset + "; client_max_window_bits=10"}, ""},
+			{[]string{pmd}, ""},
+			{[]string{pmd + "; client_max_window_bits=9"}, ""},
+			{[]string{bothReset + "; server_max_window_bits=11"}, server},
+			{[]string{bothReset + "; server_max_window_bits=10; client_max_window_bits=11"}, client},
 		}},
 	} {
 		answers := tt.answers
@@ -502,9 +514,9 @@ func TestDeflateClient(t *testing.T) {
 					if offer != tt.offer && !(tt.offer == "" && offer == "\x00[]") {
 						t.Errorf("offered %q, want %q", offer, tt.offer)
 					}
-					if !a.ok {
+					if a.fault != "" {
 						e, ok := errors.AsType[*HandshakeError](err)
-						if c != nil || !ok || e.Field != "Sec-WebSocket-Extensions" {
+						if c != nil || !ok || e.Field != "Sec-WebSocket-Extensions" || e.Reason != "the server's Sec-WebSocket-Extensions "+a.fault {
 							t.Fatalf("%v, %v", c, err)
 						}
 						return
@@ -559,6 +571,74 @@ func TestDeflateLongOffer(t *testing.T) {
 		got, err := new(Deflate).chooseExtensions(http.Header{"Sec-Websocket-Extensions": lists})
 		if bad, ok := errors.AsType[*HandshakeError](err); !ok || bad.Status != http.StatusBadRequest {
 			t.Errorf("%d fields: %q, %v", len(lists), got, err)
+		}
+	}
+}
+
+// TestDeflateClientBears has servers that leave out what they were asked for, and keep their
+// context, or more of it, for what they send.
+func TestDeflateClientBears(t *testing.T) {
+	t.Parallel()
+	text := sampleText(12<<10, 1)
+	for _, tt := range []struct {
+		d      Deflate
+		answer string
+		keeps  bool // the server's context
+	}{
+		{Deflate{}, pmd, true},
+		{Deflate{}, pmd + "; client_no_context_takeover", true},
+		{Deflate{}, pmd + "; client_max_window_bits=9", true},
+		{Deflate{WindowBits: 9}, pmd, true},
+		{Deflate{WindowBits: 9}, pmd + "; server_no_context_takeover; client_max_window_bits=9", false},
+		{Deflate{WindowBits: 9, ContextTakeover: true}, pmd, true},
+	} {
+		for _, by := range connectors {
+			c, err := by.connect(t, t.Context(), "ws://h/", &Options{Deflate: &tt.d}, func(conn net.Conn) {
+				answer(conn, strings.Replace(accepting, "\r\n\r\n", "\r\nSec-WebSocket-Extensions: "+tt.answer+"\r\n\r\n", 1))
+				z := newPeerDeflater(9)
+				for range 4 {
+					conn.Write(appendFrame(nil, finBit|opText|rsv1Bit, []byte(z.message(string(text))), false))
+					if !tt.keeps {
+						z = newPeerDeflater(9)
+					}
+				}
+				io.Copy(io.Discard, conn)
+			})
+			if err != nil {
+				t.Fatalf("%+v, %s, %s: %v", tt.d, tt.answer, by.name, err)
+			}
+			for i := range 4 {
+				if _, p, err := c.ReadMessage(); err != nil || string(p) != string(text) {
+					t.Fatalf("%+v, %s, %s: message %d has %d bytes, %v", tt.d, tt.answer, by.name, i, len(p), err)
+				}
+			}
+			c.CloseNow()
+		}
+	}
+}
+
+// TestDeflateCarelessClient has a client that refers to an earlier message whatever was agreed
+// on. With context takeover that is right; without, the server knows of no such message.
+func TestDeflateCarelessClient(t *testing.T) {
+	t.Parallel()
+	text := string(sampleText(4<<10, 1))
+	for _, takeover := range []bool{true, false} {
+		z := newPeerDeflater(9)
+		wire := offering(t, pmd+"; client_max_window_bits")
+		for range 2 {
+			wire += string(wf(0xC1, z.message(text)).append(nil, true, false))
+		}
+		c := NewConn(&memStream{Reader: strings.NewReader(wire)}, &Options{Deflate: &Deflate{ContextTakeover: takeover}})
+		if _, err := ShakeHands(c); err != nil {
+			t.Fatal(err)
+		}
+		for i := range 2 {
+			_, p, err := c.ReadMessage()
+			if i == 1 && !takeover {
+				checkCode(t, err, CloseInvalidPayload, byFailure)
+			} else if err != nil || string(p) != text {
+				t.Errorf("takeover=%v: message %d has %d bytes, %v", takeover, i, len(p), err)
+			}
 		}
 	}
 }

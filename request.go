@@ -5,7 +5,6 @@ package websocket
 import (
 	"cmp"
 	"crypto/tls"
-	"fmt"
 	"io"
 	"net/http"
 	"net/textproto"
@@ -360,44 +359,29 @@ func (r *Request) check() error {
 	if r.Version == Hixie76 && len(r.Token) != tokenSize {
 		return badRequest("", "the token is not 8 bytes long")
 	}
-	_, err := r.checkExtensions()
-	return err
+	return r.checkExtensions()
 }
 
-// checkExtensions is check for the extensions, and returns their parameters if there are any.
-func (r *Request) checkExtensions() (*deflateParams, error) {
+// checkExtensions is check for the extensions.
+func (r *Request) checkExtensions() error {
 	if r.Extensions == "" {
-		return nil, nil
+		return nil
 	}
 	bad := badRequest("Sec-WebSocket-Extensions", "does not offer what the response has")
-	answer, err := r.agreed()
-	if err != nil {
-		return nil, bad
+	answer, err := agreedDeflate(r.Extensions)
+	if err != nil || r.Version != RFC6455 {
+		return bad
 	}
 	offers, err := parseExtensions(r.Header["Sec-Websocket-Extensions"])
 	if err != nil {
-		return nil, err
+		return err
 	}
 	for _, e := range offers {
 		if offer, ok := parseDeflate(e, false); ok && answer.answers(offer) {
-			return answer, nil
+			return nil
 		}
 	}
-	return nil, bad
-}
-
-// agreed returns the parameters that Extensions has, or nil if it is empty.
-func (r *Request) agreed() (*deflateParams, error) {
-	if r.Extensions == "" {
-		return nil, nil
-	}
-	answers, err := parseExtensions([]string{r.Extensions})
-	if err == nil && len(answers) == 1 && r.Version == RFC6455 {
-		if p, ok := parseDeflate(answers[0], true); ok {
-			return &p, nil
-		}
-	}
-	return nil, fmt.Errorf("%q is not what a response can have", r.Extensions)
+	return bad
 }
 
 // checkText is check for what requests of all kinds have.

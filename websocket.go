@@ -250,10 +250,10 @@ func (c *Conn) init(o *Options, client bool) {
 	c.write.init(client)
 }
 
-// agree lets c speak as the response to req says.
+// agree lets c speak as the response to req says, which has been checked.
 func (c *Conn) agree(req *Request) {
 	c.req = req.keep()
-	p, _ := req.checkExtensions()
+	p, _ := agreedDeflate(req.Extensions)
 	c.speak(req.Version, p)
 }
 
@@ -261,7 +261,7 @@ func (c *Conn) agree(req *Request) {
 func (c *Conn) resume() {
 	req := &Request{Version: RFC6455, Extensions: c.opts.Extensions}
 	c.req = req.keep()
-	p, err := req.agreed()
+	p, err := agreedDeflate(req.Extensions)
 	if err == nil && p != nil && c.opts.Deflate != nil {
 		err = c.opts.Deflate.check()
 	}
