@@ -239,8 +239,11 @@ func TestDialCredentials(t *testing.T) {
 		{"ws://a.example", []string{"ws://a.example", "ws://b.a.example"}, false},
 		{"ws://a.example", []string{"ws://b.a.example", "ws://a.example"}, false}, // where b has led to
 	} {
-		got := make(chan http.Header, 3)
-		n := 0
+		got := make(chan http.Header, 1)
+		hosts := make(chan string, len(test.hosts))
+		for _, host := range test.hosts {
+			hosts <- host
+		}
 		client := memoryClient(t, func(conn net.Conn) {
 			r := bufio.NewReader(conn)
 			for {
@@ -248,13 +251,14 @@ func TestDialCredentials(t *testing.T) {
 				if err != nil {
 					return
 				}
-				if n == len(test.hosts) {
+				select {
+				case host := <-hosts:
+					fmt.Fprintf(conn, "HTTP/1.1 302 Found\r\nLocation: %s/a\r\nContent-Length: 0\r\n\r\n", host)
+				default:
 					got <- req.Header
 					io.WriteString(conn, "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
 					return
 				}
-				fmt.Fprintf(conn, "HTTP/1.1 302 Found\r\nLocation: %s/%d\r\nContent-Length: 0\r\n\r\n", test.hosts[n], n)
-				n++
 			}
 		})
 		header := http.Header{"Authorization": {"Bearer x"}, "cookie": {"a=b"}, "Proxy-Authorization": {"Basic x"}, "X-Mine": {"x"}}
