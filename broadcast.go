@@ -164,13 +164,11 @@ func (c *Conn) push() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.write.unclaim()
-	for c.write.pending() && c.end.failed() == nil && !c.end.isShut() {
-		if c.write.isBusy() {
-			c.writeLaterLocked(0)
-			return
-		}
-		if c.drainLocked(c.write.take(), impatient) != nil {
-			return
-		}
+	switch {
+	case !c.write.pending() || c.end.failed() != nil || c.end.isShut():
+	case c.write.isBusy():
+		c.writeLaterLocked(0)
+	default:
+		c.drainAllLocked()
 	}
 }

@@ -76,9 +76,11 @@ type Options struct {
 	// tenth more at the latest, it is pinged, and its pong makes an end of both: proxies
 	// cut connections that are silent in either direction, many after 30 or 60 seconds.
 	// If nothing comes for one more PingInterval while Serve waits for messages, or the
-	// peer takes less than 64 KiB of what is written to it in three to five, the
-	// connection is closed. 0 means 20 seconds for the clients of a Server, and otherwise
-	// no pings; a negative duration means no pings. Hixie-76 has none.
+	// peer takes nothing of what is written to it in three to five, the connection is
+	// closed. Only Linux tells what the peer takes: elsewhere, and over HTTP/2, it is
+	// what the system has room for, some 64 KiB at a time or more. 0 means 20 seconds for
+	// the clients of a Server, and otherwise no pings; a negative duration means no
+	// pings. Hixie-76 has none.
 	PingInterval time.Duration
 
 	// MaxQueue is how many bytes of messages may wait for a client that reads

@@ -155,7 +155,7 @@
 // head, which a Conn then keeps, and its arrival.
 //
 // A Server bounds time as well: it closes the connections of clients that do not answer a
-// ping within Options.PingInterval, or take next to nothing of what is sent to them in five;
+// ping within Options.PingInterval, or take nothing of what is sent to them in five;
 // over HTTP/2 see also [Upgrade]. Elsewhere a client may be idle, and let a write wait, for
 // as long as it likes: see [Conn.Ping], [Conn.SetReadDeadline] and [Conn.SetWriteDeadline].
 package websocket

@@ -382,6 +382,16 @@ func (c *Conn) drainLocked(b batch, by patience) (err error) {
 	return err
 }
 
+// drainAllLocked writes the output to a socket as far as that has room.
+func (c *Conn) drainAllLocked() {
+	c.mu.assertLocked()
+	for c.write.pending() && !c.write.isBusy() && c.end.failed() == nil {
+		if c.drainLocked(c.write.take(), impatient) != nil {
+			return
+		}
+	}
+}
+
 // send writes head and then tail, which may be empty, to the transport, and returns what that has
 // not taken.
 func (c *Conn) send(head, tail []byte, by patience) (_, _ []byte, err error) {
@@ -442,9 +452,9 @@ func (c *Conn) writeLate() {
 	c.write.endLate()
 }
 
-// settle sends replies that were held back before a read that may wait. If other
-// goroutines write too, it leaves that to the timer: waiting for their output could
-// deadlock with a peer that waits for this side to read.
+// settle sends replies that were held back before a read that may wait. If it had to wait itself,
+// it could deadlock with a peer that waits for this side to read: what a socket has no room for it
+// leaves to the timer, and on other transports everything, once other goroutines write, too.
 func (c *Conn) settle() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -452,9 +462,11 @@ func (c *Conn) settle() {
 	held, crowded := c.write.replies()
 	switch {
 	case !held:
-	case crowded && c.t.closes():
+	case crowded && c.t.closes() && !c.t.isSocket():
 		c.writeLaterLocked(0)
 	case c.write.isBusy():
+	case c.t.isSocket():
+		c.drainAllLocked()
 	case c.t.writeDeadline().IsZero():
 		c.flushLocked(callers)
 	default: // which may have passed meanwhile
