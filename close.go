@@ -24,8 +24,8 @@ func (c *Conn) Close() error { return c.CloseWith(CloseNormal, "") }
 // in progress, as that of a [net.Conn] does. If the transport has no Close method,
 // CloseWith sends the close frame and returns without waiting for an answer.
 //
-// Within a callback of [Conn.Serve], or while one runs, CloseWith only begins: it returns
-// at once, and Serve does the rest after the callback.
+// On a connection that [Conn.Serve] or a [Server] serves, CloseWith only begins: it returns
+// at once, in a callback or elsewhere, Serve does the rest, and OnClose tells the end.
 //
 // Pending and later calls fail with a [*CloseError] that holds the code. If the
 // connection has already ended, or another call of CloseWith was first, CloseWith
@@ -66,17 +66,15 @@ func (c *Conn) closeStream(e *CloseError) error {
 func (c *Conn) beginClose(e *CloseError) (awaits, done bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.serve.runs() {
+		c.startCloseLocked(e)
+		return false, true
+	}
 	follows := c.end.follows()
 	if c.beginCloseLocked(e) {
 		c.mu.Unlock()
 		c.shut()
 		c.mu.Lock()
-	}
-	if c.serve.runs() && c.turn != turnServe {
-		if !follows {
-			c.end.lead(serveCloses)
-		}
-		return false, true
 	}
 	c.end.lead(methodCloses)
 	for c.turn != turnFree || follows && !c.end.isShut() {

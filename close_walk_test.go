@@ -205,6 +205,8 @@ func (m *walkModel) decide(result error) {
 func (m *walkModel) closeWith() {
 	result := errUndecided
 	switch {
+	case m.serves:
+		result = nil // It only begins.
 	case m.down, m.failed && m.read == nil:
 		result = errWhatever
 	case m.read != nil:

@@ -63,26 +63,30 @@ func TestServeLeavesInflation(t *testing.T) {
 	})
 }
 
-// Serve answers a close frame that has come together with a message. No callback runs
-// meanwhile, so Close waits.
-func TestCloseWhileServeAnswers(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c, peer := barePeer(t, nil, false)
-		served := goErr(func() error { return c.Serve(Handler{}) })
-		peer.Write(append(toward(c, opText, "last"), toward(c, opClose, closing(CloseNormal, ""))...))
-		synctest.Wait() // nobody reads the answer
-		closed := goErr(c.Close)
-		synctest.Wait()
-		select {
-		case err := <-closed:
-			t.Errorf("Close returned %v while the transport was open", err)
-			return
-		default:
-		}
-		peer.Close()
-		wait(t, closed)
-		checkCode(t, wait(t, served), CloseNormal, byUs)
-	})
+// CloseWith only begins to close a connection that is served, whoever calls it: also while Serve
+// waits for a peer that does not answer, or writes to one that does not read.
+func TestCloseServed(t *testing.T) {
+	for _, sent := range []string{"", "last"} {
+		synctest.Test(t, func(t *testing.T) {
+			c, peer := barePeer(t, nil, false)
+			served := goErr(func() error { return c.Serve(Handler{}) })
+			if sent != "" { // Serve answers a close frame, and nobody reads the answer
+				peer.Write(append(toward(c, opText, sent), toward(c, opClose, closing(CloseNormal, ""))...))
+			}
+			synctest.Wait()
+			start := time.Now()
+			if err := c.CloseWith(CloseServiceRestart, ""); err != nil || time.Since(start) > 0 {
+				t.Errorf("CloseWith returned %v after %v", err, time.Since(start))
+			}
+			checkCode(t, wait(t, served), CloseServiceRestart, byUs)
+			if d := time.Since(start); d != closeTimeout {
+				t.Error("Serve returned after", d)
+			}
+			if err := c.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
 }
 
 // A Serve that comes too late calls nothing for a client that was never accepted.
