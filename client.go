@@ -348,8 +348,6 @@ func (o *Options) spelled(h http.Header) http.Header {
 	return s
 }
 
-var httpSchemes = map[string]string{"ws": "http", "wss": "https"}
-
 // httpScheme changes the schemes of WebSocket URLs to those of HTTP, which net/http knows,
 // and reports whether u has one of them.
 func httpScheme(u *url.URL) bool {

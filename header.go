@@ -20,6 +20,9 @@ const (
 	maxProtocols = 100
 )
 
+// httpSchemes are the schemes of HTTP that those of WebSocket URLs stand for.
+var httpSchemes = map[string]string{"ws": "http", "wss": "https"}
+
 // single returns the value of a field that a head may have only once, or an
 // empty string.
 func single(h http.Header, name string) (string, error) {

@@ -34,9 +34,14 @@ type Options struct {
 	// Origins lists the origins, besides a server's own, whose pages may connect
 	// to it by Upgrade or Server. A pattern is an origin such as
 	// "https://example.com" or "http://localhost:8080", with the scheme and without a
-	// path, in which one asterisk may stand for any part of the host
+	// path, in which one asterisk may stand for any part of the name of the host
 	// ("https://*.example.com") and one for any port ("http://localhost:*"). "null"
 	// allows pages without an origin of their own, and "*" alone every page.
+	//
+	// Apps and devices send other origins. "file://" and those without a scheme can be
+	// listed as they are. A slash at the end makes no difference, and ws and wss mean http
+	// and https. An entry that is no origin matches nothing. A Server logs which these
+	// are, and the error of Upgrade names them when it refuses an origin.
 	Origins []string
 
 	// Header holds fields that a client adds to its opening handshake. Their names are

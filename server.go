@@ -28,7 +28,8 @@ import (
 // and a CONNECT over HTTP/2.
 //
 // A panic in a function of Handler ends that connection and no other. It is logged to the
-// ErrorLog of the [http.Server], and so is a handshake that fails because of the server.
+// ErrorLog of the [http.Server], and so is a handshake that fails because of the server, and
+// once what is wrong with Options.Origins.
 //
 // A Server must not be copied, nor its fields changed, once it is in use.
 type Server struct {
@@ -43,6 +44,8 @@ type Server struct {
 	due     []*Conn       // that have something to be written, from next on
 	next    int
 	pushing bool // a goroutine looks after these
+
+	checkOrigins sync.Once
 
 	order   sync.Mutex // held by Broadcast, as all clients get broadcasts in the same order
 	targets []*Conn    // of the broadcast; kept for its memory
@@ -75,6 +78,11 @@ func (s *Server) Serve(w http.ResponseWriter, r *http.Request, h Handler) {
 		}
 	}()
 	server, _ := r.Context().Value(http.ServerContextKey).(*http.Server)
+	s.checkOrigins.Do(func() {
+		if err := checkOrigins(s.Origins); err != nil {
+			logf(server, "websocket: %v", err)
+		}
+	})
 	_, err := upgrade(w, r, &s.Options, func(conn *Conn) {
 		c = conn
 		var rests uint32

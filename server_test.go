@@ -898,7 +898,7 @@ func TestServerLog(t *testing.T) {
 		{"POST", get("GET", "POST"), Options{}, direct, 405, ""},
 		{"Version", get("Version: 13", "Version: 8"), Options{}, direct, 426, ""},
 		{"Origin", rfcHead, Options{}, direct, 403, ""},
-		{"list of origins", own, Options{Origins: []string{"example.com"}}, direct, 500, `"example.com" in Options.Origins is no origin`},
+		{"list of origins", own, Options{Origins: []string{"example.com/path"}}, direct, 101, `"example.com/path"`},
 		{"no Hijack", own, Options{}, func(s *Server) http.Handler {
 			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.ServeHTTP(plainWriter{w}, r) })
 		}, 501, "websocket.plainWriter has neither Hijack nor Unwrap"},

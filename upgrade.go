@@ -22,10 +22,12 @@ import (
 // [http.Server] allows that: as of Go 1.26 it does with http2xconnect=1 in the environment
 // variable GODEBUG.
 //
-// Upgrade accepts clients that send no Origin, and pages whose origin is the server's own:
-// its scheme, https if the connection is encrypted, and the host and port that the client
-// asked for. Pages of other origins are refused unless Options.Origins allows them. Behind a
-// proxy that ends TLS, or changes Host, the public origin has to be listed there.
+// Upgrade accepts clients that send no Origin, and pages whose origin is the server's own: the
+// host and port that the client asked for, with https, or if the connection is not encrypted
+// also with http. So it is with a proxy that ends TLS. Pages of other origins are refused unless
+// Options.Origins allows them. Behind a proxy that changes Host, the public origin has to be
+// listed there, and for clients that come over TLS with an http origin, as some do that are no
+// browsers, that origin.
 //
 // The response has the fields of w.Header, such as cookies, apart from those that an HTTP
 // connection needs for itself. If there is an error, Upgrade has answered the request. The
