@@ -369,10 +369,11 @@ func (req *Request) checkResponse(resp *http.Response, d *Deflate) error {
 	// Some servers send a field for what they do not agree to, too, and leave it empty.
 	protocols := slices.DeleteFunc(slices.Clone(resp.Header["Sec-Websocket-Protocol"]), func(p string) bool { return p == "" })
 	answers, err := parseExtensions(resp.Header["Sec-Websocket-Extensions"])
+	upgrades := resp.Header["Upgrade"]
 	switch {
 	case len(accepts) > 1:
 		return badResponse("Sec-WebSocket-Accept", "is repeated")
-	case !hasToken(resp.Header["Upgrade"], "websocket"):
+	case len(upgrades) != 1 || !strings.EqualFold(upgrades[0], "websocket"): // no list
 		return badResponse("Upgrade", "is not websocket")
 	case !hasToken(resp.Header["Connection"], "upgrade"):
 		return badResponse("Connection", "does not hold upgrade")

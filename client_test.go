@@ -350,6 +350,9 @@ func hostileServers() (all []hostileServer) {
 	bad("no Upgrade", "Upgrade", "is not websocket", connection, accept)
 	bad("empty Upgrade", "Upgrade", "is not websocket", "Upgrade:\r\n", connection, accept)
 	bad("other Upgrade", "Upgrade", "is not websocket", "Upgrade: websocket2\r\n", connection, accept)
+	bad("list of protocols", "Upgrade", "is not websocket", "Upgrade: h2c, websocket\r\n", connection, accept)
+	bad("list of one protocol", "Upgrade", "is not websocket", "Upgrade: websocket,\r\n", connection, accept)
+	bad("Upgrade repeated", "Upgrade", "is not websocket", "Upgrade: h2c\r\n", upgrade, connection, accept)
 	bad("no Connection", "Connection", "does not hold upgrade", upgrade, accept)
 	bad("other Connection", "Connection", "does not hold upgrade", upgrade, "Connection: close\r\n", accept)
 	bad("subprotocol", "Sec-WebSocket-Protocol", offered, upgrade, connection, accept, "Sec-WebSocket-Protocol: super\r\n")
@@ -526,7 +529,7 @@ func TestUnusualServers(t *testing.T) {
 	for _, test := range []struct{ name, answer string }{
 		{"lower case", strings.NewReplacer("Upgrade: w", "upgrade: w", "Connection: U", "connection: u", "Sec-WebSocket-Accept", "sec-websocket-accept").Replace(accepting)},
 		{"upper case", strings.NewReplacer("Upgrade: websocket", "UPGRADE: WEBSOCKET", "Connection: Upgrade", "CONNECTION: UPGRADE", "Sec-WebSocket-Accept", "SEC-WEBSOCKET-ACCEPT").Replace(accepting)},
-		{"lists", strings.NewReplacer("Connection: Upgrade", "Connection: keep-alive, , upgrade", "Upgrade: websocket", "Upgrade: h2c, websocket").Replace(accepting)},
+		{"list", strings.NewReplacer("Connection: Upgrade", "Connection: keep-alive, , upgrade").Replace(accepting)},
 		{"white space", strings.NewReplacer(": {accept}", ":\t {accept} \t").Replace(accepting)},
 		{"no white space", strings.ReplaceAll(accepting, ": ", ":")},
 		{"LF", strings.ReplaceAll(accepting, "\r\n", "\n")},

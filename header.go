@@ -8,6 +8,7 @@ import (
 	"errors"
 	"math"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 )
@@ -48,14 +49,14 @@ func hasToken(lists []string, token string) bool {
 }
 
 // splitProtocols returns the subprotocols that an RFC 6455 client offers:
-// tokens, each of them once (section 4.1, item 10).
+// tokens, each of them once (section 4.1, item 10). Some clients offer a secret there.
 func splitProtocols(lists []string) ([]string, error) {
 	var protocols []string
 	for p := range strings.SplitSeq(strings.Join(lists, ","), ",") {
 		p = strings.Trim(p, " \t")
 		switch {
 		case p == "": // empty elements are allowed (RFC 9110, section 5.6.1)
-		case !isToken(p):
+		case !isProtocol(p):
 			return nil, badRequest("Sec-WebSocket-Protocol", "is no list of tokens")
 		case slices.Contains(protocols, p):
 			return nil, badRequest("Sec-WebSocket-Protocol", "names a subprotocol twice")
@@ -153,6 +154,30 @@ func isToken(s string) bool {
 		}
 	}
 	return s != ""
+}
+
+// isProtocol reports whether a server takes s for a subprotocol. It has to be a token, but
+// clients that are no browsers put secrets there in base64, of whose characters (RFC 4648,
+// section 4) a token may have all but two.
+func isProtocol(s string) bool {
+	return isToken(strings.ReplaceAll(strings.ReplaceAll(s, "/", "+"), "=", "+"))
+}
+
+// notURI returns something in a path, and perhaps a query, that no URI may hold (RFC 3986,
+// sections 3.3 and 3.4), or nothing. Browsers do not escape all that should be, so a path may
+// hold ^ and |, and a query what else they leave.
+func notURI(target string) string {
+	path, _, _ := strings.Cut(target, "?")
+	i := strings.IndexFunc(target, func(r rune) bool { return r <= ' ' || r >= 0x7f || strings.ContainsRune("\"#<>", r) })
+	if i < 0 {
+		i = strings.IndexAny(path, "\\`{}")
+	}
+	if i >= 0 {
+		return target[i : i+1]
+	}
+	_, err := url.PathUnescape(path)
+	bad, _ := errors.AsType[url.EscapeError](err)
+	return string(bad)
 }
 
 // isGraphic reports whether s has printable ASCII characters only, and no

@@ -5,6 +5,7 @@ package websocket
 import (
 	"cmp"
 	"crypto/tls"
+	"fmt"
 	"io"
 	"net/http"
 	"net/textproto"
@@ -311,7 +312,9 @@ func newRequest(host, path string, header http.Header) (*Request, error) {
 		return nil, badVersion()
 	case req.Key != "" && version == "":
 		return nil, badRequest("Sec-WebSocket-Version", "is missing")
-	case req.Key != "" || version != "":
+	case req.Key == "" && version != "":
+		return nil, badRequest("Sec-WebSocket-Key", "is missing")
+	case req.Key != "":
 		req.Version = RFC6455
 		req.Key1, req.Key2 = "", ""
 		req.Protocols, err = splitProtocols(header["Sec-Websocket-Protocol"])
@@ -386,13 +389,15 @@ func (r *Request) checkExtensions() error {
 
 // checkText is check for what requests of all kinds have.
 func (r *Request) checkText() error {
-	switch {
+	switch bad := notURI(r.Path); {
 	case r.Host == "":
 		return badRequest("Host", "is missing")
 	case !isGraphic(r.Host) || strings.ContainsAny(r.Host, "/\\@?#\"<>^`{|}"):
 		return badRequest("Host", "is no host")
-	case !strings.HasPrefix(r.Path, "/") || !isGraphic(r.Path):
+	case !strings.HasPrefix(r.Path, "/"):
 		return badRequest("", "the resource is no absolute path")
+	case bad != "":
+		return badRequest("", fmt.Sprintf("the resource holds %q, which no URI may hold", bad))
 	case strings.ContainsFunc(r.Origin, isControl) || strings.Contains(r.Origin, "\t"):
 		return badRequest("Origin", "has a control character")
 	case strings.ContainsFunc(r.Key1, isControl):
@@ -417,7 +422,7 @@ func (r *Request) checkHead() error {
 		if err := checkKey(r.Key); err != nil {
 			return badRequest("Sec-WebSocket-Key", err.Error())
 		}
-		if r.Protocol != "" && !isToken(r.Protocol) {
+		if r.Protocol != "" && !isProtocol(r.Protocol) {
 			return badRequest("Sec-WebSocket-Protocol", "is no token")
 		}
 	case Hixie76:

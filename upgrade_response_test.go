@@ -190,7 +190,7 @@ func TestUpgradeRefuses(t *testing.T) {
 		{"4.2.1 (3), similar Upgrade", rfcHead, "Upgrade: websocket", "Upgrade: websockets", 426, "Upgrade", "the field Upgrade does not ask for a WebSocket", ""},
 		{"4.2.1 (4), no Connection", rfcHead, "Connection: Upgrade\r\n", "", 400, "Connection", "Connection does not hold upgrade", ""},
 		{"4.2.1 (4), other Connection", rfcHead, "Connection: Upgrade", "Connection: keep-alive", 400, "Connection", "Connection does not hold upgrade", ""},
-		{"4.2.1 (5), no Key", rfcHead, "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n", "", 400, "Sec-WebSocket-Key", "Sec-WebSocket-Key is not 16 bytes in base64", ""},
+		{"4.2.1 (5), no Key", rfcHead, "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n", "", 400, "Sec-WebSocket-Key", "Sec-WebSocket-Key is missing", ""},
 		{"4.2.1 (5), two Keys", rfcHead, "Origin:", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nOrigin:", 400, "Sec-WebSocket-Key", "Sec-WebSocket-Key is repeated", ""},
 		{"4.2.1 (6), no Version", rfcHead, "Sec-WebSocket-Version: 13\r\n", "", 400, "Sec-WebSocket-Version", "Sec-WebSocket-Version is missing", ""},
 		{"4.2.1 (6), no Key and no Version", rfcHead, "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nOrigin: http://example.com\r\n" +
@@ -219,8 +219,12 @@ func TestUpgradeRefuses(t *testing.T) {
 	}
 	for _, key := range refusedKeys {
 		if !strings.ContainsFunc(key, isControl) && strings.TrimSpace(key) == key {
+			reason := "Sec-WebSocket-Key is not 16 bytes in base64"
+			if key == "" {
+				reason = "Sec-WebSocket-Key is missing"
+			}
 			rows = append(rows, row{fmt.Sprintf("4.2.1 (5), key %.60q", key), rfcHead, "dGhlIHNhbXBsZSBub25jZQ==", key, 400,
-				"Sec-WebSocket-Key", "Sec-WebSocket-Key is not 16 bytes in base64", ""})
+				"Sec-WebSocket-Key", reason, ""})
 		}
 	}
 	for _, k := range hixieRefusedKeys {
@@ -521,6 +525,8 @@ func TestUpgradeProtocols(t *testing.T) {
 		{[]string{"chat,superchat", "mega"}, []string{"other", "mega", "chat"}, "mega"},
 		{[]string{"chat, superchat"}, []string{"CHAT", "", "chat, superchat"}, ""},
 		{[]string{",, chat ,"}, []string{"", "chat"}, "chat"},
+		{[]string{"bearer, Zm9v/mI+YQ=="}, []string{"bearer"}, "bearer"},
+		{[]string{"Zm9v/mI+YQ=="}, []string{"Zm9v/mI+YQ=="}, "Zm9v/mI+YQ=="},
 	} {
 		r := parsedRequest(t, rfcHead)
 		r.Header["Sec-Websocket-Protocol"] = tt.offered
