@@ -163,6 +163,19 @@ func isProtocol(s string) bool {
 	return isToken(strings.ReplaceAll(strings.ReplaceAll(s, "/", "+"), "=", "+"))
 }
 
+// splitTarget splits a request target that is an absolute URI into the host, which replaces
+// that of the field Host, and what a target is otherwise (RFC 9112, section 3.2). It reports
+// whether that is so.
+func splitTarget(target string) (host, path string, absolute bool) {
+	scheme, uri, ok := strings.Cut(target, "://")
+	scheme = strings.ToLower(scheme)
+	if scheme = cmp.Or(httpSchemes[scheme], scheme); !ok || scheme != "http" && scheme != "https" {
+		return "", target, false
+	}
+	i := strings.IndexAny(uri+"/", "/?")
+	return uri[:i], "/" + strings.TrimPrefix(uri[i:], "/"), true
+}
+
 // notURI returns something in a path, and perhaps a query, that no URI may hold (RFC 3986,
 // sections 3.3 and 3.4), or nothing. Browsers do not escape all that should be, so a path may
 // hold ^ and |, and a query what else they leave.

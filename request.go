@@ -221,13 +221,11 @@ func parseHead(head string) (*Request, error) {
 	if host == "" {
 		return nil, badRequest("Host", "is missing")
 	}
-	// A client may send an absolute URI, whose authority then replaces the
-	// field Host (RFC 6455, section 4.1; RFC 9112, section 3.2.2).
-	if scheme, uri, ok := strings.Cut(target, "://"); ok && (strings.EqualFold(scheme, "http") || strings.EqualFold(scheme, "https")) {
-		i := strings.IndexAny(uri+"/", "/?")
-		host, target = uri[:i], "/"+strings.TrimPrefix(uri[i:], "/")
+	authority, path, absolute := splitTarget(target)
+	if absolute {
+		host = authority
 	}
-	req, err := newRequest(host, target, header)
+	req, err := newRequest(host, path, header)
 	if err != nil {
 		return nil, err
 	}

@@ -13,7 +13,6 @@ import (
 	"net/http"
 	"os"
 	"slices"
-	"strings"
 	"time"
 )
 
@@ -144,10 +143,8 @@ func upgradeStream(w http.ResponseWriter, r *http.Request, req *Request, o *Opti
 // requestOf checks a request that net/http has read, and chooses a subprotocol. The token of
 // hixie-76 is not part of it.
 func requestOf(r *http.Request, o *Options) (*Request, error) {
-	path := r.RequestURI // as the client sent it, even behind http.StripPrefix
-	if !strings.HasPrefix(path, "/") {
-		path = r.URL.RequestURI()
-	}
+	// As the client sent it, even behind http.StripPrefix. net/http has seen to the host.
+	_, path, _ := splitTarget(cmp.Or(r.RequestURI, r.URL.RequestURI()))
 	var req *Request
 	var err error
 	switch protocol := r.Header[":protocol"]; {
