@@ -242,41 +242,6 @@ func parseHead(head string) (*Request, error) {
 	return req, req.checkHead()
 }
 
-// A keptRequest is a Request that takes little memory, for as long as its connection lives:
-// few programs look at it more than once.
-type keptRequest struct {
-	Request          // without Header
-	fields  []string // of Header: name, value, name, value
-}
-
-// keep returns a copy of r.
-func (r *Request) keep() *keptRequest {
-	k := &keptRequest{Request: *r}
-	k.Header, k.Protocols = nil, slices.Clone(r.Protocols)
-	n := 0
-	for _, values := range r.Header {
-		n += 2 * len(values)
-	}
-	k.fields = make([]string, 0, n)
-	for name, values := range r.Header {
-		for _, v := range values {
-			k.fields = append(k.fields, name, v)
-		}
-	}
-	return k
-}
-
-// request returns a copy of what was kept.
-func (k *keptRequest) request() *Request {
-	r := new(k.Request)
-	r.Protocols = slices.Clone(k.Protocols)
-	r.Header = make(http.Header, len(k.fields)/2)
-	for f := range slices.Chunk(k.fields, 2) {
-		r.Header[f[0]] = append(r.Header[f[0]], f[1])
-	}
-	return r
-}
-
 func badVersion() *HandshakeError {
 	return &HandshakeError{Status: http.StatusUpgradeRequired, Field: "Sec-WebSocket-Version", Reason: "Sec-WebSocket-Version is not 13"}
 }

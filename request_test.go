@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"crypto/tls"
 	"errors"
-	"fmt"
 	"io"
 	"maps"
 	"math/rand/v2"
@@ -860,47 +859,5 @@ func TestVersionErrors(t *testing.T) {
 		if err := refuse(); err == e || strings.Contains(err.Error(), "changed") {
 			t.Errorf("%s: a second client has the error %v of the first", name, err)
 		}
-	}
-}
-
-// TestRequestKept checks that a Conn gives back what it has accepted, after the caller's
-// Request is gone or changed, and the same one as long as that is in use.
-func TestRequestKept(t *testing.T) {
-	for _, v := range []struct{ name, head string }{
-		{"RFC 6455", strings.Replace(rfcHead, "\r\n\r\n", "\r\nCookie: a=1\r\nx-twice: one\r\nX-Twice:   two  \r\nX-Empty:\r\n\r\n", 1)},
-		{"hixie-76", hixieHead + hixieToken},
-	} {
-		t.Run(v.name, func(t *testing.T) {
-			rw := struct {
-				io.Reader
-				io.Writer
-			}{strings.NewReader(v.head), io.Discard}
-			h := NewConn(rw, &Options{Protocols: []string{"superchat"}})
-			req, err := ShakeHands(h)
-			if err != nil {
-				t.Fatal(err)
-			}
-			got := h.Request()
-			if !reflect.DeepEqual(got, req) {
-				t.Errorf("kept %+v of %+v", got, req)
-			}
-			want := got.Host + got.Path + fmt.Sprint(got.Header)
-			// Each is the caller's own.
-			for _, r := range []*Request{req, h.Request()} {
-				r.Host, r.Path = "", ""
-				clear(r.Header)
-				clear(r.Protocols)
-			}
-			for _, p := range []*Request{got, h.Request()} {
-				if p.Host+p.Path+fmt.Sprint(p.Header) != want || len(p.Protocols) > 0 && p.Protocols[0] == "" {
-					t.Errorf("changed to %+v", p)
-				}
-			}
-		})
-	}
-	// What handlers in front of Upgrade have put into the fields is not parsed.
-	h := http.Header{":protocol": {"websocket"}, "x-lower": {" a "}, "X-User": {"bob\r\nX-Admin: yes", ""}, "X-Json": {"{\r\n}"}}
-	if got := (&Request{Header: h}).keep().request().Header; !reflect.DeepEqual(got, h) {
-		t.Errorf("kept %q of %q", got, h)
 	}
 }
