@@ -90,9 +90,12 @@ func hijack(w http.ResponseWriter, r *http.Request, req *Request, o *Options) (*
 		}
 		return nil, nil, refuse(w, r, &HandshakeError{Status: status, Reason: "the server cannot take over the connection", err: err})
 	}
+	var writeLimit time.Time
 	if !limit.IsZero() {
-		conn.SetWriteDeadline(limit.Add(closeTimeout)) // a refusal may come at the limit
+		writeLimit = limit.Add(closeTimeout) // a refusal may come at the limit
 	}
+	conn.SetWriteDeadline(writeLimit)
+	conn.SetReadDeadline(time.Time{}) // net/http leaves none, but another server may
 	if req.Version == Hixie76 && req.Token == "" {
 		conn.SetReadDeadline(limit)
 		if err := req.readToken(buf.Reader); err != nil {

@@ -594,6 +594,62 @@ func TestUpgradeProtocolInjection(t *testing.T) {
 	}
 }
 
+// A connHijacker is a writer of another server's than net/http's, with its connection.
+type connHijacker struct {
+	*httptest.ResponseRecorder
+	conn net.Conn
+}
+
+func (w connHijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	return w.conn, bufio.NewReadWriter(bufio.NewReader(w.conn), bufio.NewWriter(w.conn)), nil
+}
+
+// Deadlines that another server than net/http has left on its connection were for the request.
+func TestUpgradeForeignDeadlines(t *testing.T) {
+	t.Parallel()
+	for _, c := range handshakes {
+		for _, timeout := range []time.Duration{0, -1} {
+			for _, left := range []time.Duration{-time.Second, time.Second} {
+				t.Run(fmt.Sprintf("%s/%v/%v", c.name, timeout, left), func(t *testing.T) {
+					synctest.Test(t, func(t *testing.T) {
+						a, b := net.Pipe()
+						defer b.Close()
+						head, token, _ := strings.Cut(c.hello, "\r\n\r\n")
+						r := parsedRequest(t, head+"\r\n\r\n")
+						a.SetDeadline(time.Now().Add(left))
+						go io.WriteString(b, token)
+						response := make(chan *http.Response, 1)
+						br := bufio.NewReader(b)
+						go func() {
+							resp, _ := http.ReadResponse(br, nil)
+							io.CopyN(io.Discard, br, int64(2*len(token)))
+							response <- resp
+						}()
+						h, err := Upgrade(connHijacker{httptest.NewRecorder(), a}, r, &Options{Origins: []string{"*"}, HandshakeTimeout: timeout})
+						if err != nil {
+							t.Fatal(err)
+						}
+						defer h.CloseNow()
+						if resp := wait(t, response); resp == nil || resp.StatusCode != 101 {
+							t.Fatalf("%v", resp)
+						}
+						time.AfterFunc(time.Hour, func() { io.WriteString(b, c.frames[0]) })
+						if p, err := GetFrame(h); err != nil || string(p) != c.messages[0] {
+							t.Errorf("got %q, %v", p, err)
+						}
+						put := goErr(func() error { return PutFrame(h, []byte("meow")) })
+						if _, err := br.ReadByte(); err != nil {
+							t.Error(err)
+						}
+						b.Close()
+						wait(t, put)
+					})
+				})
+			}
+		}
+	}
+}
+
 // A client that does not read the response does not hold up Upgrade for ever.
 func TestUpgradeUnread(t *testing.T) {
 	t.Parallel()
