@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -62,6 +63,7 @@ func TestUpgradeHTTP2Page(t *testing.T) {
 func TestUpgradeHTTP2(t *testing.T) {
 	runHTTP2(t, []http2Test{
 		{"echo", false, testHTTP2Echo},
+		{"key", true, testHTTP2Key},
 		{"refusals", true, testHTTP2Refuses},
 		{"close", true, testHTTP2Close},
 		{"read deadline", true, testHTTP2ReadDeadline},
@@ -113,6 +115,35 @@ func testHTTP2Echo(t *testing.T, certs []tls.Certificate) {
 	}
 	if err := client.Close(); err != nil {
 		t.Error(err)
+	}
+}
+
+// Over HTTP/2 the key means nothing (RFC 8441, section 5), but a client that sends one may look
+// for the answer.
+func testHTTP2Key(t *testing.T, certs []tls.Certificate) {
+	requests := make(chan *Request, 1)
+	c := openHTTP2(t, certs, serve2(nil, func(h *Conn) { requests <- h.Request() }), nil)
+	const key, accept = "dGhlIHNhbXBsZSBub25jZQ==", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=" // RFC 6455, section 1.3
+	keys := map[string]string{key: accept, "x": "", key + ", " + key: ""}
+	for _, bad := range refusedKeys {
+		if !strings.ContainsFunc(bad, isControl) {
+			keys[bad] = ""
+		}
+	}
+	for key, accept := range keys {
+		resp, s := c.connect(t, "Sec-Websocket-Key", key)
+		var want []string
+		wantKey := ""
+		if accept != "" {
+			want, wantKey = []string{accept}, key
+		}
+		if got := resp.Header["Sec-Websocket-Accept"]; resp.StatusCode != 200 || !slices.Equal(got, want) {
+			t.Errorf("key %.60q: %s, %q, want %q", key, resp.Status, got, want)
+		}
+		if req := wait(t, requests); req.Key != wantKey {
+			t.Errorf("key %.60q: kept %q", key, req.Key)
+		}
+		s.Close()
 	}
 }
 

@@ -57,8 +57,8 @@ type Request struct {
 	// eight bytes behind its head. They are empty for RFC6455.
 	Key1, Key2, Token string
 
-	// Key is the value of Sec-WebSocket-Key, 16 bytes in base64. It is empty
-	// for Hixie76 and over HTTP/2.
+	// Key is the value of Sec-WebSocket-Key, 16 bytes in base64. It is empty for Hixie76,
+	// and over HTTP/2 unless the client has sent one that it does not need there.
 	Key string
 
 	// Protocols lists the subprotocols that the client offers, in its order
@@ -312,7 +312,11 @@ func newStreamRequest(host, path string, header http.Header) (*Request, error) {
 	}
 	origin, originErr := single(header, "Origin")
 	protocols, protocolsErr := splitProtocols(header["Sec-Websocket-Protocol"])
-	req := &Request{Version: RFC6455, Host: host, Path: path, Origin: origin, Protocols: protocols, Header: header}
+	key, _ := single(header, "Sec-Websocket-Key")
+	if checkKey(key) != nil {
+		key = "" // it means nothing
+	}
+	req := &Request{Version: RFC6455, Host: host, Path: path, Origin: origin, Key: key, Protocols: protocols, Header: header}
 	return req, cmp.Or(err, originErr, protocolsErr)
 }
 

@@ -123,6 +123,9 @@ func upgradeStream(w http.ResponseWriter, r *http.Request, req *Request, o *Opti
 		return nil, refuse(w, r, &HandshakeError{Status: http.StatusNotImplemented, Reason: "the server cannot take over the stream", err: err})
 	}
 	maps.DeleteFunc(w.Header(), isHopField)
+	if token := CreateToken(req); token != nil { // for clients that look for it, as in HTTP/1.1
+		w.Header().Set("Sec-WebSocket-Accept", string(token))
+	}
 	if req.Protocol != "" {
 		w.Header().Set("Sec-WebSocket-Protocol", req.Protocol)
 	}
