@@ -14,6 +14,7 @@ const (
 	maxLarge  = 2 << 20  // bytes of the largest message whose buffer is kept
 
 	smallMessage = 4 << 10 // bytes of the smallest buffer for a message
+	leastRoom    = 512     // bytes that are at least to be read at once, if there may be so many
 )
 
 // inputs holds buffers of type *[inputSize]byte.

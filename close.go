@@ -128,7 +128,7 @@ func (c *Conn) awaitClose() error {
 		c.t.use(n)
 		switch {
 		case n == 0:
-			_, err = c.fill(p.need, nil)
+			_, err = c.fill(nil)
 		case p.opcode == opClose:
 			err = c.acceptClose(p.payload)
 		}

@@ -90,7 +90,7 @@ type piece struct {
 	compressed bool   // payload is
 	end        bool   // the message ends behind payload
 	payload    []byte // unmasked, and valid unless it is compressed; lies in the input
-	need       int    // with no input used: bytes missing at least
+	need       int    // with no input used: bytes missing at least, of the same frame
 }
 
 // next decodes the first piece of b and returns it with the number of bytes consumed;
@@ -110,7 +110,11 @@ func (d *decoder) next(b []byte) (piece, int, error) {
 			}
 		}
 		if len(b) < size {
-			return piece{need: size - len(b)}, 0, nil
+			need := size - len(b)
+			if h.length <= maxControl { // or else it is not known yet
+				need += int(h.length)
+			}
+			return piece{need: need}, 0, nil
 		}
 		if h.opcode&0x8 != 0 {
 			return d.control(h, b, size)
@@ -149,6 +153,9 @@ func (d *decoder) whole(b []byte) (t MessageType, p []byte, n int) {
 	}
 	return MessageType(h.opcode), p, n
 }
+
+// within reports whether a part of a frame or message has been decoded, and not its end.
+func (d *decoder) within() bool { return d.kind != noFrame || d.typ != 0 }
 
 // control decodes a control frame, which comes whole.
 func (d *decoder) control(h header, b []byte, size int) (piece, int, error) {

@@ -31,11 +31,13 @@ import (
 // does not read past the end of the message. It keeps nothing between calls, so an
 // error within a message, even a timeout, cannot be recovered from.
 func GetFrame(rw io.ReadWriter) ([]byte, error) {
-	c, ok := rw.(*Conn)
-	if !ok {
-		c = bareConn(rw)
+	var p []byte
+	var err error
+	if c, ok := rw.(*Conn); ok {
+		_, p, err = c.ReadMessage()
+	} else {
+		p, err = getBare(rw)
 	}
-	_, p, err := c.ReadMessage()
 	closed, ok := err.(*CloseError)
 	if errors.Is(err, io.EOF) || err == net.ErrClosed || ok && closed.by == byUs {
 		err = io.EOF
@@ -56,10 +58,7 @@ func PutFrame(w io.Writer, p []byte) error {
 	if !utf8.Valid(p) {
 		return errNotUTF8
 	}
-	out := newScratch()
-	defer out.free()
-	out.b = appendFrame(out.b, finBit|opText, p, false)
-	return writeFull(w, out.b)
+	return putBare(w, opText, p)
 }
 
 // A MessageType says what the payload of a message is (RFC 6455, section 5.6).

@@ -38,52 +38,6 @@ func TestExamples(t *testing.T) {
 	}
 }
 
-// TestExactReads shows that GetFrame takes no byte behind its message from a
-// bare stream, however the stream delivers, and keeps nothing back.
-func TestExactReads(t *testing.T) {
-	messages := [][]wireFrame{
-		{wf(0x81, "a")},
-		{wf(0x81, "")},
-		{wf(0x89, "1"), wf(0x01, "\xe2"), wf(0x89, "2"), wf(0x00, ""), wf(0x80, "\x82\xac")},
-		{wf(0x82, strings.Repeat("b", 126))},
-		{{first: 0x82, p: strings.Repeat("c", 70_000)}},
-		{{first: 0x82, p: "d", form: 8}},
-	}
-	for _, chunk := range wireChunks {
-		if chunk.name == "data with error" {
-			continue // reads ahead itself
-		}
-		var in []byte
-		var ends []int
-		for _, m := range messages {
-			for _, f := range m {
-				in = f.append(in, true, false)
-			}
-			ends = append(ends, len(in))
-		}
-		rest := bytes.NewReader(in)
-		for i, m := range messages {
-			want := ""
-			for _, f := range m {
-				if f.first != 0x89 {
-					want += f.p
-				}
-			}
-			// A new wrapper each time: GetFrame is to ask for no more than it needs.
-			p, err := GetFrame(wireStream{chunk.of(rest), io.Discard})
-			if err != nil || string(p) != want || p == nil {
-				t.Fatalf("%s: message %d is %.20q, %v", chunk.name, i, p, err)
-			}
-			if read := len(in) - rest.Len(); read != ends[i] {
-				t.Fatalf("%s: message %d ends at %d, %d bytes were read", chunk.name, i, ends[i], read)
-			}
-		}
-		if p, err := GetFrame(wireStream{chunk.of(rest), io.Discard}); p != nil || err != io.EOF {
-			t.Errorf("%s: at the end: %q, %v", chunk.name, p, err)
-		}
-	}
-}
-
 // TestHeader encodes and parses headers at all the bounds of their forms.
 func TestHeader(t *testing.T) {
 	lengths := []int{0, 1, 124, 125, 126, 127, 128, 255, 256, 65534, 65535, 65536, 65537, math.MaxInt >> 40, math.MaxInt >> 7, math.MaxInt - 1, math.MaxInt}

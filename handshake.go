@@ -197,40 +197,14 @@ func (c *Conn) readRequest() (*Request, error) {
 		limit = time.Now().Add(d)
 	}
 	c.limitRead(limit)
-	req, err := c.scanRequest()
+	req, size, err := scanRequest(c.t.input(), func(int) ([]byte, error) {
+		_, err := c.fill(nil)
+		return c.t.input(), err
+	})
+	c.t.use(size)
 	c.t.shrink()
 	if c.limitRead(time.Time{}) && errors.Is(err, os.ErrDeadlineExceeded) {
 		err = &HandshakeError{Status: http.StatusRequestTimeout, Reason: "the handshake took too long", err: err}
 	}
 	return req, c.release(err)
-}
-
-// scanRequest reads a request until it is whole.
-func (c *Conn) scanRequest() (*Request, error) {
-	var scan headScanner
-	missing, err := scan.scan(c.t.input())
-	for err == nil && missing > 0 {
-		if _, err = c.fill(missing, nil); err == nil {
-			missing, err = scan.scan(c.t.input())
-		}
-	}
-	if err != nil {
-		return nil, err
-	}
-	req, err := parseHead(string(c.t.input()[:scan.n]))
-	if err != nil {
-		return nil, err
-	}
-	size := scan.n
-	if req.Version == Hixie76 {
-		size += tokenSize
-		for c.t.buffered() < size {
-			if _, err := c.fill(size-c.t.buffered(), nil); err != nil {
-				return nil, err
-			}
-		}
-		req.Token = string(c.t.input()[scan.n:size])
-	}
-	c.t.use(size)
-	return req, nil
 }

@@ -8,9 +8,6 @@ import (
 	"slices"
 )
 
-// leastRoom is how many bytes are at least to be read at once, if there may be so many.
-const leastRoom = 512
-
 // ReadMessage returns the next message, put together from its fragments. The
 // payload is the caller's to keep. Small messages that have arrived together may share
 // an allocation of up to 4 KiB, which stays as long as one of them does.
@@ -165,7 +162,7 @@ func (c *Conn) awaitMessage(rest bool) (t MessageType, p []byte, ok bool, err er
 			c.settle()
 			err = errRest
 		case idle:
-			_, err = c.fill(2, nil) // here, where a wait needs little stack
+			_, err = c.fill(nil) // here, where a wait needs little stack
 		default:
 			if t, p, ok = c.takeMessage(); ok {
 				return t, p, true, nil
@@ -350,7 +347,7 @@ func (c *Conn) step() error {
 	c.t.use(n)
 	switch {
 	case n == 0:
-		_, err = c.fill(p.need, nil)
+		_, err = c.fill(nil)
 		return err
 	case p.opcode == opPing:
 		c.acceptPing(p.payload)
@@ -377,7 +374,7 @@ func (c *Conn) direct() uint64 {
 
 // readDirect reads some of that into p.
 func (c *Conn) readDirect(p []byte, left uint64) (int, error) {
-	n, err := c.fill(0, p[:min(uint64(len(p)), left)])
+	n, err := c.fill(p[:min(uint64(len(p)), left)])
 	if err != nil {
 		return 0, err
 	}

@@ -65,8 +65,8 @@ func (r *reader) next(in []byte) (piece, int, error) {
 // ready reports whether there is payload to be taken, or the end of a message.
 func (r *reader) ready() bool { return len(r.chunk) > 0 || r.end }
 
-// within reports whether a part of a frame or message has been decoded, and not its end.
-func (r *reader) within() bool { return r.dec.kind != noFrame || r.dec.typ != 0 }
+// within reports whether the decoder is within a frame or message.
+func (r *reader) within() bool { return r.dec.within() }
 
 // between reports whether nothing has been read, or decoded, of a message that is not over.
 func (r *reader) between() bool {

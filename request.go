@@ -92,21 +92,20 @@ type Request struct {
 // called again. If r is not a Conn, GetRequest does not read past the end of the
 // handshake; it reads a few bytes at a time.
 func GetRequest(r io.Reader) (*Request, error) {
-	c, ok := r.(*Conn)
-	if !ok {
-		c = bareConn(struct {
-			io.Reader
-			io.Writer
-		}{r, nil})
+	var req *Request
+	var err error
+	o := noOptions
+	if c, ok := r.(*Conn); ok {
+		o, r = c.opts, c.t.stream()
+		req, err = c.readRequest()
 	} else {
-		r = c.t.stream()
+		req, err = requestBare(r)
 	}
-	req, err := c.readRequest()
 	if err != nil {
 		return nil, err
 	}
 	_, req.Secure = r.(interface{ ConnectionState() tls.ConnectionState })
-	if err := req.choose(c.opts); err != nil {
+	if err := req.choose(o); err != nil {
 		return nil, err
 	}
 	return req, nil
@@ -182,6 +181,36 @@ func (s *headScanner) scan(in []byte) (missing int, err error) {
 		}
 	}
 	return int(headEnd - s.state), nil
+}
+
+// scanRequest reads a request until it is whole, and returns how many bytes it has. in is what has
+// been read already; more reads at least a byte of those that the request needs at least, and
+// returns all that has been read.
+func scanRequest(in []byte, more func(need int) ([]byte, error)) (req *Request, size int, err error) {
+	var scan headScanner
+	missing, err := scan.scan(in)
+	for err == nil && missing > 0 {
+		if in, err = more(missing); err == nil {
+			missing, err = scan.scan(in)
+		}
+	}
+	if err != nil {
+		return nil, 0, err
+	}
+	size = scan.n
+	if req, err = parseHead(string(in[:size])); err != nil {
+		return nil, 0, err
+	}
+	if req.Version == Hixie76 {
+		size += tokenSize
+		for len(in) < size {
+			if in, err = more(size - len(in)); err != nil {
+				return nil, 0, err
+			}
+		}
+		req.Token = string(in[scan.n:size])
+	}
+	return req, size, nil
 }
 
 // parseHead parses and checks a complete request head. What follows the head,

@@ -32,7 +32,6 @@ type transport struct {
 	now   *atomic.Uint32 // of the clock that looks at this, or nil
 	heard atomic.Uint32  // when something was read last
 	sent  uint32         // when something was written last; guarded as deadlines
-	bare  bool           // rw serves one call: no byte too many is read from it, nor is it closed
 	shuts bool           // rw can be closed
 	own   bool           // a write that does not heed the caller's deadline is in progress
 	moved atomic.Uint32  // counts writes that rw has taken
@@ -70,10 +69,6 @@ func (t *transport) init(rw io.ReadWriter) {
 	_, t.shuts = rw.(io.Closer)
 }
 
-// initBare makes t a transport that reads no byte more than it is asked for, and leaves it to
-// the caller to close rw.
-func (t *transport) initBare(rw io.ReadWriter) { t.rw, t.bare = rw, true }
-
 // stream returns what t is over.
 func (t *transport) stream() io.ReadWriter { return t.rw }
 
@@ -100,17 +95,13 @@ func (t *transport) use(n int) {
 	}
 }
 
-// fill reads more input: at least a byte, and on a bare stream need bytes at most.
-func (t *transport) fill(need int) error {
+// fill reads more input: at least a byte.
+func (t *transport) fill() error {
 	if t.raw != nil {
 		return t.fillSocket()
 	}
 	t.makeRoom(heldInputSize)
-	space := t.in[t.w:]
-	if t.bare {
-		space = space[:min(len(space), need)]
-	}
-	n, err := t.readFrom(space)
+	n, err := t.readFrom(t.in[t.w:])
 	t.w += n
 	return err
 }
@@ -151,17 +142,23 @@ func (t *transport) readFrom(p []byte) (int, error) {
 		t.held = nil
 		return 0, err
 	}
+	n, err := readSome(t.rw, p)
+	if n == 0 {
+		return 0, err
+	}
+	t.hear()
+	if !isTimeout(err) {
+		t.held = err
+	}
+	return n, nil
+}
+
+// readSome reads from r, with one call unless that returns nothing at all. There may be an error
+// with the bytes, as r returns it.
+func readSome(r io.Reader, p []byte) (n int, err error) {
 	for range 100 {
-		n, err := t.rw.Read(p)
-		if n > 0 {
-			t.hear()
-			if !isTimeout(err) {
-				t.held = err
-			}
-			return n, nil
-		}
-		if err != nil {
-			return 0, err
+		if n, err = r.Read(p); n > 0 || err != nil {
+			return n, err
 		}
 	}
 	return 0, io.ErrNoProgress

@@ -569,7 +569,7 @@ func socketTransport(t *testing.T) (*transport, net.Conn) {
 func fillUntil(t *testing.T, tr *transport, n int) {
 	t.Helper()
 	for tr.buffered() < n {
-		if err := tr.fill(1); err != nil {
+		if err := tr.fill(); err != nil {
 			t.Fatalf("after %d of %d bytes: %v", tr.buffered(), n, err)
 		}
 	}
@@ -620,7 +620,7 @@ func TestTransportInput(t *testing.T) {
 			}
 			peer.Close()
 			for range 2 {
-				if err := tr.fill(1); err != io.EOF || tr.buffered() != 0 || heard(tr) {
+				if err := tr.fill(); err != io.EOF || tr.buffered() != 0 || heard(tr) {
 					t.Errorf("at the end there are %d bytes, %v", tr.buffered(), err)
 				}
 			}
@@ -645,7 +645,7 @@ func TestTransportWait(t *testing.T) {
 			}
 			return done
 		}
-		filled := goErr(func() error { return tr.fill(1) })
+		filled := goErr(func() error { return tr.fill() })
 		if n := wait(t, held); n > 16 || left == "" && n > 0 {
 			t.Errorf("it waits with a buffer of %d bytes for %q", n, left)
 		}
@@ -660,7 +660,7 @@ func TestTransportWait(t *testing.T) {
 		if tr.wait(); !tr.isHeld() {
 			t.Error("the end is not held for the next read")
 		}
-		if err := tr.fill(1); err != io.EOF || tr.isHeld() {
+		if err := tr.fill(); err != io.EOF || tr.isHeld() {
 			t.Error("the next read returned", err)
 		}
 	}
@@ -674,7 +674,7 @@ func TestTransportRead(t *testing.T) {
 			tr, peer := pair.open(t)
 			text := string(sampleText(100000, 1))
 			sent := send(peer, text)
-			if err := tr.fill(1); err != nil {
+			if err := tr.fill(); err != nil {
 				t.Fatal(err)
 			}
 			got := string(tr.input())
@@ -701,30 +701,6 @@ func TestTransportRead(t *testing.T) {
 	}
 	if n, err := tr.read(make([]byte, 10)); n != 0 || err != io.EOF {
 		t.Errorf("read %d bytes, %v", n, err)
-	}
-}
-
-// A stream that serves one call gives what is needed and no byte more, and stays open.
-func TestTransportBare(t *testing.T) {
-	const text = "a message"
-	r := &limitReader{s: text, step: 4}
-	tr := new(transport)
-	tr.initBare(struct {
-		io.Reader
-		io.Writer
-		io.Closer
-	}{r, io.Discard, io.NopCloser(nil)})
-	if tr.closes() || tr.isSocket() {
-		t.Error("the caller's stream is closed, or used as a socket")
-	}
-	for n, need := range []int{1, 2, 3} {
-		before := tr.buffered()
-		if err := tr.fill(need); err != nil || tr.buffered() != before+need {
-			t.Errorf("fill %d read %d bytes, %v", n, tr.buffered()-before, err)
-		}
-	}
-	if err := tr.fill(100); err != nil || string(tr.input())+r.s != text || r.over {
-		t.Errorf("the input is %q, %q is left, %v", tr.input(), r.s, err)
 	}
 }
 
@@ -904,7 +880,7 @@ func TestTransportTimeout(t *testing.T) {
 				func() { tr.setReadDeadline(time.Time{}); tr.limitRead(time.Unix(1, 0)) },
 			} {
 				past()
-				if err := tr.fill(1); !isTimeout(err) || string(tr.input()) != "abc" || tr.isHeld() {
+				if err := tr.fill(); !isTimeout(err) || string(tr.input()) != "abc" || tr.isHeld() {
 					t.Fatalf("the input is %q, %v", tr.input(), err)
 				}
 			}

@@ -89,9 +89,9 @@ func (c *Conn) expectMore() {
 	}
 }
 
-// fill reads more input, at least a byte and need at most on a bare stream, or if p is not nil,
-// payload into p. The peer first gets what it may be waiting for.
-func (c *Conn) fill(need int, p []byte) (n int, err error) {
+// fill reads more input, or if p is not nil, payload into p: at least a byte. The peer first gets
+// what it may be waiting for.
+func (c *Conn) fill(p []byte) (n int, err error) {
 	err = errPanic // unless the transport returns
 	defer func() {
 		if err == errPanic && c.turn != turnCloser { // whose turn endClose gives up
@@ -102,7 +102,7 @@ func (c *Conn) fill(need int, p []byte) (n int, err error) {
 	if p != nil {
 		n, err = c.t.read(p)
 	} else {
-		err = c.t.fill(need)
+		err = c.t.fill()
 	}
 	return n, c.cut(err)
 }

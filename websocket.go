@@ -89,8 +89,9 @@
 // A Conn holds state between calls: the version that its client speaks, and the
 // bytes that were read past the end of a message. The functions also take a
 // stream that is not a Conn. There they speak RFC 6455 as a server, and read
-// exactly what they need, in small pieces. That suits a handshake whose connection
-// is then handed to other code, and is slow for anything else.
+// exactly what they need: a frame with two or three calls of Read, an opening handshake
+// a few bytes at a time. That suits a handshake whose connection is then handed to other
+// code. Over a socket every Read is a system call, of which a Conn needs far fewer.
 //
 // # Compression
 //
@@ -232,14 +233,6 @@ func newConn(rw io.ReadWriter, o *Options, client bool) *Conn {
 	c := new(Conn)
 	c.init(o, client)
 	c.t.init(rw)
-	return c
-}
-
-// bareConn returns the Conn that serves one call on a stream of the caller's.
-func bareConn(rw io.ReadWriter) *Conn {
-	c := new(Conn)
-	c.init(nil, false)
-	c.t.initBare(rw)
 	return c
 }
 
