@@ -16,6 +16,7 @@ var (
 	errServed     = errors.New("websocket: Serve reads from this connection")
 	errUnfinished = errors.New("websocket: the opening handshake is not finished")
 	errShaken     = errors.New("websocket: the opening handshake is over")
+	errNoConn     = fmt.Errorf("websocket: the *Conn is nil: %w", os.ErrInvalid)
 	errRest       = fmt.Errorf("websocket: at rest: %w", os.ErrDeadlineExceeded)
 	errPanic      = errors.New("websocket: the transport has panicked")
 	errBusy       = errors.New("websocket: use of a writer by two goroutines")

@@ -33,7 +33,7 @@ import (
 func GetFrame(rw io.ReadWriter) ([]byte, error) {
 	var p []byte
 	var err error
-	if c, ok := rw.(*Conn); ok {
+	if c, ok := connOf(rw); ok {
 		_, p, err = c.ReadMessage()
 	} else {
 		p, err = getBare(rw)
@@ -52,7 +52,7 @@ func GetFrame(rw io.ReadWriter) ([]byte, error) {
 // If w is not a [Conn], PutFrame takes it for a stream to an RFC 6455 client. To serve
 // clients of hixie-76, use a Conn.
 func PutFrame(w io.Writer, p []byte) error {
-	if c, ok := w.(*Conn); ok {
+	if c, ok := connOf(w); ok {
 		return c.WriteMessage(Text, p)
 	}
 	if !utf8.Valid(p) {

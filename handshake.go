@@ -24,7 +24,7 @@ import (
 // version; wrap the stream with [NewConn] to serve them.
 func ShakeHands(rw io.ReadWriter) (*Request, error) {
 	req, err := GetRequest(rw)
-	if _, ok := rw.(*Conn); err == nil && !ok && req.Version != RFC6455 {
+	if _, ok := connOf(rw); err == nil && !ok && req.Version != RFC6455 {
 		err = &HandshakeError{Status: http.StatusUpgradeRequired, Reason: "hixie-76 needs a Conn from NewConn, not a bare stream"}
 	}
 	if err == nil {
@@ -51,7 +51,7 @@ func PutResponse(w io.Writer, req *Request) error {
 		return err
 	}
 	response := createResponse(req, nil)
-	if c, ok := w.(*Conn); ok {
+	if c, ok := connOf(w); ok {
 		return c.accept(req, response, nil)
 	}
 	if req.Extensions != "" {
@@ -79,7 +79,7 @@ func PutRefusal(w io.Writer, status int, reason string) error {
 		"X-Content-Type-Options: nosniff\r\n"+
 		"Content-Length: %d\r\n\r\n%s\n",
 		status, cmp.Or(http.StatusText(status), "Refused"), fields, len(reason)+1, reason)
-	if c, ok := w.(*Conn); ok {
+	if c, ok := connOf(w); ok {
 		return c.refuse(status, reason, response)
 	}
 	return writeFull(w, response)

@@ -95,7 +95,7 @@ func GetRequest(r io.Reader) (*Request, error) {
 	var req *Request
 	var err error
 	o := noOptions
-	if c, ok := r.(*Conn); ok {
+	if c, ok := connOf(r); ok {
 		o, r = c.opts, c.t.stream()
 		req, err = c.readRequest()
 	} else {

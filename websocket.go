@@ -88,10 +88,11 @@
 //
 // A Conn holds state between calls: the version that its client speaks, and the
 // bytes that were read past the end of a message. The functions also take a
-// stream that is not a Conn. There they speak RFC 6455 as a server, and read
-// exactly what they need: a frame with two or three calls of Read, an opening handshake
-// a few bytes at a time. That suits a handshake whose connection is then handed to other
-// code. Over a socket every Read is a system call, of which a Conn needs far fewer.
+// stream that is not a Conn, nor a struct that embeds a *Conn, which counts as one. There
+// they speak RFC 6455 as a server, and read exactly what they need: a frame with two or
+// three calls of Read, an opening handshake a few bytes at a time. That suits a handshake
+// whose connection is then handed to other code. Over a socket every Read is a system
+// call, of which a Conn needs far fewer.
 //
 // # Compression
 //
@@ -203,8 +204,8 @@ type Conn struct {
 
 var _ net.Conn = (*Conn)(nil)
 
-// NewConn returns a Conn that speaks over rw as a server. If rw is a Conn, NewConn
-// returns it.
+// NewConn returns a Conn that speaks over rw as a server. If rw is a Conn, or a struct that
+// embeds a *Conn, NewConn returns that.
 //
 // The opening handshake comes next: [ShakeHands], or [GetRequest] and
 // [PutResponse]. Only a stream on which it has been done elsewhere needs none; a
@@ -217,7 +218,7 @@ var _ net.Conn = (*Conn)(nil)
 // *net.UnixConn, a Conn that waits for input holds no buffer, except on Windows, Plan 9
 // and js.
 func NewConn(rw io.ReadWriter, o *Options) *Conn {
-	if c, ok := rw.(*Conn); ok {
+	if c, ok := connOf(rw); ok {
 		return c
 	}
 	o = o.clone()
@@ -226,6 +227,27 @@ func NewConn(rw io.ReadWriter, o *Options) *Conn {
 		c.resume()
 	}
 	return c
+}
+
+// conn is for connOf: a struct that embeds a *Conn has this method, too.
+func (c *Conn) conn() *Conn { return c }
+
+// connOf returns the Conn that rw is, or that it embeds. For one that is nil it returns one of
+// which nothing can be had but an error.
+func connOf(rw any) (c *Conn, ok bool) {
+	if c, ok = rw.(*Conn); !ok {
+		h, ok := rw.(interface{ conn() *Conn })
+		if !ok {
+			return nil, false
+		}
+		c = h.conn()
+	}
+	if c == nil {
+		c = newConn(nil, nil, false)
+		c.end.stopReads(errNoConn)
+		c.end.stopWrites(errNoConn)
+	}
+	return c, true
 }
 
 // newConn is NewConn for either role. It keeps o.
