@@ -211,6 +211,14 @@ func (s *Server) Conns() iter.Seq[*Conn] {
 	}
 }
 
+// NumConns returns how many connections s has: those of Conns, and those that are being closed,
+// until their OnClose has returned.
+func (s *Server) NumConns() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.conns)
+}
+
 // Shutdown closes all connections with CloseGoingAway, behind all that was sent before apart
 // from broadcasts that still wait, for OnOpen or for the end of a message in fragments. It
 // waits until the last has ended and its OnClose has returned. When ctx is done it has the

@@ -939,3 +939,40 @@ func TestServerServe(t *testing.T) {
 		})
 	})
 }
+
+// A connection counts from its opening handshake until its OnClose has returned. The count does
+// not wait for any of them.
+func TestNumConns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, returns := new(Server), make(chan bool)
+		s.OnClose = func(*Conn, error) { <-returns }
+		p := servePiped(t, s)
+		check := func(when string, want int) {
+			t.Helper()
+			if n := s.NumConns(); n != want {
+				t.Errorf("%s: %d connections, want %d", when, n, want)
+			}
+		}
+		check("at first", 0)
+		clients := []*Conn{p.join(t, "/", nil), p.join(t, "/", nil)}
+		synctest.Wait()
+		conns := slices.Collect(s.Conns())
+		for _, c := range conns {
+			c.mu.Lock()
+		}
+		check("while both are locked", 2)
+		for _, c := range conns {
+			c.mu.Unlock()
+		}
+		clients[0].CloseNow()
+		synctest.Wait()
+		check("while OnClose runs", 2)
+		returns <- true
+		synctest.Wait()
+		check("after that", 1)
+		clients[1].CloseNow()
+		returns <- true
+		synctest.Wait()
+		check("in the end", 0)
+	})
+}
