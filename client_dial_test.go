@@ -583,7 +583,7 @@ func TestDialCut(t *testing.T) {
 					t.Errorf("%s over %s, %d bytes: read %q instead of %q", via.name, network, n, got, want)
 				case n == end && (!ok || closed.Code != 4001),
 					n < end && within && !errors.Is(err, io.ErrUnexpectedEOF),
-					n < end && !within && err != io.EOF:
+					n < end && !within && cause(err) != io.EOF:
 					t.Errorf("%s over %s, %d of %d bytes: %v", via.name, network, n, end, err)
 				}
 				c.CloseNow()

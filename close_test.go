@@ -38,7 +38,7 @@ func TestClose(t *testing.T) {
 					if side == "client" {
 						closer, peer = peer, closer
 					}
-					want := CloseError{tt.code, tt.reason, byPeer}
+					want := CloseError{tt.code, tt.reason, byPeer, nil}
 					if peer.write.hixie {
 						want, tt.eof = CloseError{Code: CloseNoStatus}, true
 					}
@@ -69,7 +69,7 @@ func TestClose(t *testing.T) {
 						t.Errorf("a second Close returned %v", err)
 					}
 					err = closer.WriteMessage(Text, []byte("late"))
-					if !errors.As(err, &got) || *got != (CloseError{tt.code, tt.reason, byUs}) || !errors.Is(err, net.ErrClosed) {
+					if !errors.As(err, &got) || *got != (CloseError{tt.code, tt.reason, byUs, nil}) || !errors.Is(err, net.ErrClosed) {
 						t.Errorf("WriteMessage after Close returned %#v", err)
 					}
 					if _, err := closer.NextWriter(Text); !errors.Is(err, net.ErrClosed) {
@@ -653,7 +653,7 @@ func TestCloseArguments(t *testing.T) {
 		for _, way := range ways {
 			t.Run(fmt.Sprintf("%s/%d %.30q", way.name, int(tt.code), tt.reason), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
-					want := CloseError{cmp.Or(tt.wantCode, tt.code), cmp.Or(tt.wantReason, tt.reason), byUs}
+					want := CloseError{cmp.Or(tt.wantCode, tt.code), cmp.Or(tt.wantReason, tt.reason), byUs, nil}
 					c, peer := pipe(t, nil)
 					defer c.CloseNow()
 					start := time.Now()
@@ -927,7 +927,7 @@ func TestCloseDropped(t *testing.T) {
 			closed := goErr(c.Close)
 			io.ReadFull(peer, make([]byte, 4))
 			peer.Close()
-			if err := wait(t, closed); err != io.EOF {
+			if err := wait(t, closed); cause(err) != io.EOF {
 				t.Errorf("with a reader %t: Close returned %v", reading, err)
 			}
 		})

@@ -277,7 +277,7 @@ func (m *walkModel) inputEnds(err error) {
 			err = io.ErrUnexpectedEOF
 		}
 		m.decide(errWhatever)
-		m.stop(err)
+		m.stop(cutOff(err))
 	}
 	if m.closing {
 		m.shut(nil)
@@ -474,7 +474,7 @@ func (w *walk) check(m *walkModel) {
 func sameEnd(got, want error) bool {
 	g, _ := got.(*CloseError)
 	w, _ := want.(*CloseError)
-	return got == want || g != nil && w != nil && g.Code == w.Code && g.by == w.by
+	return got == want || g != nil && w != nil && g.Code == w.Code && g.by == w.by && g.err == w.err
 }
 
 // walkFrame describes a frame.

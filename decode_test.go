@@ -258,7 +258,7 @@ func testRule(t *testing.T, r wireRule, client, late bool) {
 		var ce *CloseError
 		switch {
 		case r.code == 0:
-			if err != errStall {
+			if cause(err) != errStall {
 				t.Fatalf("%s: error %v, want none", how, err)
 			}
 		case orderly && simple:
@@ -461,7 +461,7 @@ func TestTruncated(t *testing.T) {
 					c := newConn(wireStream{&wireOnce{Reader: chunk.of(strings.NewReader(in[:cut]))}, io.Discard}, nil, false)
 					speakHixie(c, hixie)
 					got, err := read.all(c)
-					if err != want || between && read.name != "Read" && len(got) != n {
+					if cause(err) != want || between && read.name != "Read" && len(got) != n {
 						t.Fatalf("hixie=%v cut at %d, %s %s: %d messages, %v, want %v", hixie, cut, chunk.name, read.name, len(got), err, want)
 					}
 				}
@@ -699,7 +699,7 @@ func testHixieRule(t *testing.T, r hixieRule, in io.Reader, how string, read fun
 		t.Fatalf("%s: messages %q, want %q", how, describe(got), r.want)
 	}
 	if r.code == 0 {
-		if err != errStall || out.Len() > 0 || w.closed > 0 {
+		if cause(err) != errStall || out.Len() > 0 || w.closed > 0 {
 			t.Fatalf("%s: error %v, sent % x, closed %d times", how, err, out.Bytes(), w.closed)
 		}
 		return

@@ -176,7 +176,7 @@ func (e *ending) lastInput() error { return e.last }
 // answered reports whether the peer has sent a close frame.
 func (e *ending) answered() bool {
 	answer, _ := e.last.(*CloseError)
-	return answer != nil && answer.by != byFailure
+	return answer != nil && answer.by != byFailure && answer.by != byCut
 }
 
 // expire notes that the closing handshake has taken too long.

@@ -131,7 +131,7 @@ func checkPacked(t *testing.T, frames []wireFrame, o *Options, takeover bool, wa
 					t.Errorf("%s: got %q, want %q", name, describe(got), describe(want))
 				}
 				if code == 0 {
-					if err != io.EOF {
+					if cause(err) != io.EOF {
 						t.Errorf("%s: %v", name, err)
 					}
 					continue
@@ -487,7 +487,7 @@ func checkLimit(t *testing.T, frames []wireFrame, limit int64, want []wireMessag
 		}
 		c := packedConn(wireStream{bytes.NewReader(wire), new(tape)}, &Options{MaxMessage: limit}, false, false)
 		got, err := way.all(c)
-		if err != io.EOF || !sameMessages(got, want, false) {
+		if cause(err) != io.EOF || !sameMessages(got, want, false) {
 			t.Errorf("%s: %d messages, %v", way.name, len(got), err)
 		}
 	}
@@ -835,7 +835,7 @@ func FuzzInflate(f *testing.F) {
 			switch {
 			case !sameMessages(got, want, !good):
 				t.Fatalf("%s: %q, %v, want %q", way.name, describe(got), err, describe(want))
-			case good && err != io.EOF:
+			case good && cause(err) != io.EOF:
 				t.Fatalf("%s: %v", way.name, err)
 			case !good && (!failed || e.Code != CloseInvalidPayload && !(e.Code == CloseMessageTooBig && tooBig)):
 				t.Fatalf("%s: %v, too big %t", way.name, err, tooBig)

@@ -152,7 +152,7 @@ func TestFragments(t *testing.T) {
 				got, err := wireReads[0].all(c)
 				want := []wireMessage{{MessageType(first), "z"}, {MessageType(first), "z"}}
 				if late[0] == end[0] {
-					if !slices.Equal(got, want) || err != errStall || out.Len() > 0 {
+					if !slices.Equal(got, want) || cause(err) != errStall || out.Len() > 0 {
 						t.Errorf("16 Ki fragments and a last one, twice: %q, %v", describe(got), err)
 					}
 					continue

@@ -39,7 +39,7 @@ func GetFrame(rw io.ReadWriter) ([]byte, error) {
 		p, err = getBare(rw)
 	}
 	closed, ok := err.(*CloseError)
-	if errors.Is(err, io.EOF) || err == net.ErrClosed || ok && closed.by == byUs {
+	if err = asStream(err); err == net.ErrClosed || ok && closed.by == byUs {
 		err = io.EOF
 	}
 	return p, err
@@ -269,6 +269,7 @@ const (
 	CloseProtocolError   CloseCode = 1002
 	CloseUnsupportedData CloseCode = 1003 // type of message
 	CloseNoStatus        CloseCode = 1005 // stands for a close frame without a code
+	CloseAbnormal        CloseCode = 1006 // stands for an end without a close frame
 	CloseInvalidPayload  CloseCode = 1007 // text that is not UTF-8
 	ClosePolicyViolation CloseCode = 1008
 	CloseMessageTooBig   CloseCode = 1009 // message
@@ -285,6 +286,7 @@ var closeNames = map[CloseCode]string{
 	CloseProtocolError:   " (protocol error)",
 	CloseUnsupportedData: " (unsupported data)",
 	CloseNoStatus:        " (no status)",
+	CloseAbnormal:        " (abnormal closure)",
 	CloseInvalidPayload:  " (invalid payload)",
 	ClosePolicyViolation: " (policy violation)",
 	CloseMessageTooBig:   " (message too big)",
@@ -302,13 +304,15 @@ func (c CloseCode) sendable() bool {
 	return 1000 <= c && c <= 1003 || 1007 <= c && c <= 1014 || 3000 <= c && c <= 4999
 }
 
-// A CloseError says how a connection was closed: by a close frame from either
-// side, or because the peer broke a rule.
+// A CloseError says how a connection ended: by a close frame from either side, because
+// the peer broke a rule, or with CloseAbnormal because the transport ended or failed
+// without a closing handshake (RFC 6455, section 7.1.5).
 type CloseError struct {
 	Code   CloseCode
 	Reason string
 
-	by closedBy
+	by  closedBy
+	err error // of the transport, if it was cut
 }
 
 type closedBy byte
@@ -318,11 +322,18 @@ const (
 	byPeerEarly          // within a message
 	byUs                 // with one of the Close methods
 	byFailure            // the peer broke a rule (RFC 6455, section 7.1.7)
+	byCut                // nobody has closed it
 )
 
 // failure returns the error for a connection that the peer has made to fail.
 func failure(code CloseCode, reason string) *CloseError {
 	return &CloseError{Code: code, Reason: reason, by: byFailure}
+}
+
+// cutOff returns the error for a connection whose transport has failed. The end of the transport
+// is io.EOF between two messages, and otherwise io.ErrUnexpectedEOF.
+func cutOff(err error) *CloseError {
+	return &CloseError{Code: CloseAbnormal, by: byCut, err: err}
 }
 
 // Error returns who closed the connection and why.
@@ -332,27 +343,52 @@ func (e *CloseError) Error() string {
 		byPeerEarly: "websocket: closed by the peer within a message: ",
 		byUs:        "websocket: closed: ",
 		byFailure:   "websocket: connection failed: ",
+		byCut:       "websocket: connection lost: ",
 	}[e.by] + e.Code.String()
-	if e.Reason != "" {
+	switch {
+	case e.Reason != "":
 		s += ": " + e.Reason
+	case e.err != nil:
+		s += ": " + e.err.Error()
 	}
 	return s
 }
 
+// Unwrap returns the error of the transport that has ended the connection, or nil if there
+// was none.
+func (e *CloseError) Unwrap() error {
+	if e.err == io.EOF {
+		return io.ErrUnexpectedEOF // as it was no orderly end
+	}
+	return e.err
+}
+
 // Is makes errors.Is(e, io.EOF) true for an orderly end: either side closed between
 // messages with CloseNormal, CloseGoingAway or CloseNoStatus. For io.ErrUnexpectedEOF it
-// reports whether the peer closed within a message, and for net.ErrClosed whether this
-// side closed.
+// reports whether the peer closed within a message, or the transport ended or failed
+// without a closing handshake, and for net.ErrClosed whether this side closed.
 func (e *CloseError) Is(target error) bool {
 	switch target {
 	case io.EOF:
 		return (e.by == byPeer || e.by == byUs) && (e.Code == CloseNormal || e.Code == CloseGoingAway || e.Code == CloseNoStatus)
 	case io.ErrUnexpectedEOF:
-		return e.by == byPeerEarly
+		return e.by == byPeerEarly || e.by == byCut
 	case net.ErrClosed:
 		return e.by == byUs
 	}
 	return false
+}
+
+// asStream returns the error of a call that takes the messages for one stream: io.EOF at an
+// orderly end, and what the transport has failed with as it is.
+func asStream(err error) error {
+	if e, ok := err.(*CloseError); ok && e.by == byCut {
+		return e.err
+	}
+	if errors.Is(err, io.EOF) {
+		return io.EOF // readers compare with ==
+	}
+	return err
 }
 
 // closeByUs returns the error of a connection that this side closes, with what its close frame

@@ -11,6 +11,7 @@ import (
 	"net"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -32,7 +33,7 @@ func TestExamples(t *testing.T) {
 		var out bytes.Buffer
 		c := newConn(wireStream{strings.NewReader(tt.in), &out}, nil, tt.client)
 		got, err := wireReads[0].all(c)
-		if err != io.EOF || !slices.Equal(got, []wireMessage{tt.want}) || out.String() != tt.sent {
+		if cause(err) != io.EOF || !slices.Equal(got, []wireMessage{tt.want}) || out.String() != tt.sent {
 			t.Errorf("%.20q: got %q, %v, sent %q", tt.in, describe(got), err, out.String())
 		}
 	}
@@ -363,14 +364,14 @@ func TestCloseErrorIs(t *testing.T) {
 		eof, closed bool
 		message     string
 	}{
-		{CloseError{CloseNormal, "", byPeer}, true, false, "websocket: closed by the peer: 1000 (normal closure)"},
-		{CloseError{CloseGoingAway, "", byPeer}, true, false, ""},
-		{CloseError{CloseNoStatus, "", byPeer}, true, false, ""},
-		{CloseError{CloseMessageTooBig, "why", byPeer}, false, false, "websocket: closed by the peer: 1009 (message too big): why"},
-		{CloseError{4000, "", byPeer}, false, false, "websocket: closed by the peer: 4000"},
-		{CloseError{CloseNormal, "", byUs}, true, true, "websocket: closed: 1000 (normal closure)"},
-		{CloseError{4000, "", byUs}, false, true, ""},
-		{CloseError{CloseProtocolError, "", byFailure}, false, false, "websocket: connection failed: 1002 (protocol error)"},
+		{CloseError{CloseNormal, "", byPeer, nil}, true, false, "websocket: closed by the peer: 1000 (normal closure)"},
+		{CloseError{CloseGoingAway, "", byPeer, nil}, true, false, ""},
+		{CloseError{CloseNoStatus, "", byPeer, nil}, true, false, ""},
+		{CloseError{CloseMessageTooBig, "why", byPeer, nil}, false, false, "websocket: closed by the peer: 1009 (message too big): why"},
+		{CloseError{4000, "", byPeer, nil}, false, false, "websocket: closed by the peer: 4000"},
+		{CloseError{CloseNormal, "", byUs, nil}, true, true, "websocket: closed: 1000 (normal closure)"},
+		{CloseError{4000, "", byUs, nil}, false, true, ""},
+		{CloseError{CloseProtocolError, "", byFailure, nil}, false, false, "websocket: connection failed: 1002 (protocol error)"},
 		{CloseError{Code: CloseNormal, by: byFailure}, false, false, ""},
 		{CloseError{}, false, false, ""},
 	} {
@@ -381,5 +382,49 @@ func TestCloseErrorIs(t *testing.T) {
 		if tt.message != "" && tt.err.Error() != tt.message {
 			t.Errorf("%#v reads %q", tt.err, tt.err.Error())
 		}
+	}
+}
+
+// A connection that ends without a closing handshake has ended abnormally, and not with io.EOF, but
+// for the calls that take the messages for one stream.
+func TestAbnormalEnd(t *testing.T) {
+	reset := &net.OpError{Op: "read", Err: syscall.ECONNRESET}
+	for _, tt := range []struct {
+		name  string
+		input string
+		end   error
+		text  string
+		calls error // what Read and GetFrame return
+	}{
+		{"between two messages", "", io.EOF, "websocket: connection lost: 1006 (abnormal closure): EOF", io.EOF},
+		{"within a message", "\x01\x80\x00\x00\x00\x00", io.EOF, "websocket: connection lost: 1006 (abnormal closure): unexpected EOF", io.ErrUnexpectedEOF},
+		{"reset", "", reset, "websocket: connection lost: 1006 (abnormal closure): read: connection reset by peer", reset},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			c, rw := tapeConn(nil, false, false)
+			if rw.end = tt.end; tt.input != "" {
+				rw.in = [][]byte{[]byte(tt.input)}
+			}
+			_, _, err := c.ReadMessage()
+			e, ok := err.(*CloseError)
+			if !ok || e.Code != CloseAbnormal || e.Error() != tt.text {
+				t.Fatalf("ReadMessage returned %v", err)
+			}
+			if errors.Is(err, io.EOF) || !errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, reset) != (tt.end == reset) {
+				t.Errorf("the error is io.EOF: %t, io.ErrUnexpectedEOF: %t, the transport's: %t",
+					errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, reset))
+			}
+			_, err1 := c.Read(make([]byte, 1))
+			_, err2 := GetFrame(c)
+			if err1 != tt.calls || err2 != tt.calls {
+				t.Errorf("Read returned %v, and GetFrame %v, want %v", err1, err2, tt.calls)
+			}
+			if got := c.Serve(Handler{}); got != err {
+				t.Errorf("Serve returned %v", got)
+			}
+			if err := c.CloseWith(CloseAbnormal, ""); err == nil {
+				t.Error("1006 can be sent")
+			}
+		})
 	}
 }

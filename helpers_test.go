@@ -285,6 +285,14 @@ func barePeer(t testing.TB, o *Options, client bool) (c *Conn, peer net.Conn) {
 	return c, peer
 }
 
+// cause returns the error of the transport that has cut a connection, or any other error as it is.
+func cause(err error) error {
+	if e, ok := err.(*CloseError); ok && e.by == byCut && e.Code == CloseAbnormal {
+		return e.err
+	}
+	return err
+}
+
 // goErr runs f in a goroutine and hands on what it returns.
 func goErr(f func() error) <-chan error {
 	done := make(chan error, 1)

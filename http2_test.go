@@ -310,8 +310,8 @@ func testHTTP2Ends(t *testing.T, certs []tls.Certificate) {
 		end  func(*h2Stream)
 		want func(error) bool
 	}{
-		{"END_STREAM", "", func(s *h2Stream) { s.CloseWrite() }, func(err error) bool { return err == io.EOF }},
-		{"END_STREAM within a frame", "\x81", func(s *h2Stream) { s.CloseWrite() }, func(err error) bool { return err == io.ErrUnexpectedEOF }},
+		{"END_STREAM", "", func(s *h2Stream) { s.CloseWrite() }, func(err error) bool { return cause(err) == io.EOF }},
+		{"END_STREAM within a frame", "\x81", func(s *h2Stream) { s.CloseWrite() }, func(err error) bool { return cause(err) == io.ErrUnexpectedEOF }},
 		{"RST_STREAM", "", func(s *h2Stream) { s.ReadCloser.Close() }, func(err error) bool { return err != nil && !errors.Is(err, io.EOF) }},
 		{"RST_STREAM within a frame", "\x81", func(s *h2Stream) { s.ReadCloser.Close() }, func(err error) bool { return err != nil && !errors.Is(err, io.EOF) }},
 	} {

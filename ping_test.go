@@ -612,10 +612,10 @@ func TestPing(t *testing.T) {
 	})
 	t.Run("failed read", func(t *testing.T) {
 		c, _ := tapeConn(nil, false, false)
-		if _, _, err := c.ReadMessage(); err != io.EOF {
+		if _, _, err := c.ReadMessage(); cause(err) != io.EOF {
 			t.Fatal(err)
 		}
-		if err := c.Ping(t.Context()); err != io.EOF {
+		if err := c.Ping(t.Context()); cause(err) != io.EOF {
 			t.Error("a ping that nobody can find the pong of returned", err)
 		}
 	})

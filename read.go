@@ -3,7 +3,6 @@
 package websocket
 
 import (
-	"errors"
 	"io"
 	"slices"
 )
@@ -13,11 +12,10 @@ import (
 // an allocation of up to 4 KiB, which stays as long as one of them does.
 //
 // While it waits, ReadMessage answers pings and the peer's closing handshake. Its
-// error is a [*CloseError] if either side has closed the connection or the peer has
-// broken the protocol, io.EOF if the transport ends between two messages, and
-// io.ErrUnexpectedEOF if it ends within one. Every later call returns the same
-// error. Only a timeout is not final: it loses nothing, and the next call goes on
-// where this one stopped.
+// error is a [*CloseError] if either side has closed the connection, the peer has broken
+// the protocol, or the transport has ended or failed without a closing handshake. Every
+// later call returns the same error. Only a timeout is not final: it loses nothing, and
+// the next call goes on where this one stopped.
 func (c *Conn) ReadMessage() (MessageType, []byte, error) {
 	t, p, err := c.AppendMessage(nil)
 	if p == nil && err == nil {
@@ -117,8 +115,8 @@ func (r *messageReader) Read(p []byte) (int, error) {
 }
 
 // Read reads the payload of all messages, of both types, as one stream. It returns
-// what has arrived, of one message at a time. At an orderly end of the connection
-// it returns io.EOF. If Read has read a part of a message, the other methods return
+// what has arrived, of one message at a time. At an orderly end of the connection, and
+// if the transport ends between two messages, it returns io.EOF. If Read has read a part of a message, the other methods return
 // the rest as if it were a message.
 func (c *Conn) Read(p []byte) (int, error) {
 	if len(p) == 0 {
@@ -133,10 +131,7 @@ func (c *Conn) Read(p []byte) (int, error) {
 		}
 		err = c.release(err)
 	}
-	if errors.Is(err, io.EOF) {
-		err = io.EOF // readers compare with ==
-	}
-	return n, err
+	return n, asStream(err)
 }
 
 // takeMessage takes the next message, if it has arrived whole and is not compressed. It lies in

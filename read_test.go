@@ -45,7 +45,7 @@ func TestClaims(t *testing.T) {
 					c := newConn(wireStream{bytes.NewReader(in), io.Discard}, &Options{MaxMessage: -1}, client)
 					got, err = read.all(c)
 				})
-				if err != io.ErrUnexpectedEOF {
+				if cause(err) != io.ErrUnexpectedEOF {
 					t.Errorf("%s of %d bytes: %v", read.name, f.claim, err)
 				}
 				if read.name == "Read" && got[0].p != f.p {
@@ -277,11 +277,11 @@ func TestAppendMessage(t *testing.T) {
 		t.Errorf("got type %d, %d bytes, %.10q, %v", typ, len(p), p, err)
 	}
 	for range 2 {
-		if typ, p, err = c.AppendMessage(dst); typ != 0 || string(p) != "kept" || err != io.ErrUnexpectedEOF {
+		if typ, p, err = c.AppendMessage(dst); typ != 0 || string(p) != "kept" || cause(err) != io.ErrUnexpectedEOF {
 			t.Errorf("got type %d, %q, %v", typ, p, err)
 		}
 	}
-	if _, p, err := c.ReadMessage(); p != nil || err != io.ErrUnexpectedEOF {
+	if _, p, err := c.ReadMessage(); p != nil || cause(err) != io.ErrUnexpectedEOF {
 		t.Errorf("ReadMessage returned %q, %v", p, err)
 	}
 }
@@ -366,7 +366,7 @@ func TestClaim(t *testing.T) {
 					_, err = m.open(newConn(rw, o, false), 8<<10)()
 				})
 				// What has come of the message may be there, but not its end.
-				if n > most || err != claim.eof && !(err == nil && m.name == "Read") {
+				if n > most || cause(err) != claim.eof && !(err == nil && m.name == "Read") {
 					t.Errorf("allocated %d bytes, %v", n, err)
 				}
 			})
@@ -405,7 +405,7 @@ func TestGrowth(t *testing.T) {
 		n := allocated(func() { _, _, err = c.ReadMessage() })
 		// Doubling makes up to two of what has come, and as much again of the
 		// memory that was too small.
-		if most := uint64(8*arrived + 32<<10); n > most || err != io.ErrUnexpectedEOF {
+		if most := uint64(8*arrived + 32<<10); n > most || cause(err) != io.ErrUnexpectedEOF {
 			t.Errorf("%d bytes arrived, allocated %d, more than %d; %v", arrived, n, most, err)
 		}
 	}
@@ -655,7 +655,7 @@ func TestReadMessageShared(t *testing.T) {
 		var got [][]byte
 		for {
 			_, p, err := c.ReadMessage()
-			if err == io.EOF {
+			if cause(err) == io.EOF {
 				break
 			}
 			if err != nil || p == nil {

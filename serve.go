@@ -32,10 +32,9 @@ type Handler struct {
 
 	// OnClose is called last, once, when nothing more can come from the
 	// connection, with the error that [Conn.ReadMessage] would return: a
-	// [*CloseError] if either side has closed, io.EOF or another error of the
-	// transport if it ended without a closing handshake, and one that wraps
-	// [os.ErrDeadlineExceeded] if the peer did not answer a ping, or a read deadline
-	// has passed.
+	// [*CloseError], also if the transport has ended without a closing handshake, or an
+	// error that wraps [os.ErrDeadlineExceeded] if the peer did not answer a ping, or a
+	// read deadline has passed.
 	OnClose func(*Conn, error)
 }
 

@@ -32,7 +32,7 @@ func TestInflateServeRest(t *testing.T) {
 			}
 			var got []string
 			err := c.Serve(Handler{OnMessage: func(_ *Conn, _ MessageType, p []byte) { got = append(got, string(p)) }})
-			if want := []string{m[n:], m, m}; !slices.Equal(got, want) || err != io.EOF {
+			if want := []string{m[n:], m, m}; !slices.Equal(got, want) || cause(err) != io.EOF {
 				t.Errorf("client %t, %d bytes read: served %d messages, %v", client, n, len(got), err)
 			}
 		}
@@ -656,7 +656,7 @@ func TestServeOnCloseWrites(t *testing.T) {
 				served := goErr(func() error {
 					return c.Serve(Handler{OnClose: func(c *Conn, _ error) { written = c.WriteMessage(Text, []byte("left")) }})
 				})
-				if err := wait(t, served); err != io.EOF || written == nil {
+				if err := wait(t, served); cause(err) != io.EOF || written == nil {
 					t.Errorf("Serve: %v, WriteMessage: %v", err, written)
 				}
 				want := timeout
@@ -809,7 +809,7 @@ func TestServerRestEnds(t *testing.T) {
 		}, func(t *testing.T, err error) { checkCode(t, err, 4000, byPeer) }, 0},
 		{"peer ends", func(t *testing.T, _ *Server, _, client *Conn) { client.CloseNow() },
 			func(t *testing.T, err error) {
-				if err != io.EOF {
+				if cause(err) != io.EOF {
 					t.Error(err)
 				}
 			}, 0},

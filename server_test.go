@@ -452,10 +452,10 @@ func TestShutdown(t *testing.T) {
 		reason string
 		want   CloseError
 	}{
-		{CloseServiceRestart, "back at noon", CloseError{CloseServiceRestart, "back at noon", byPeer}},
-		{CloseNoStatus, "", CloseError{CloseNoStatus, "", byPeer}},
-		{4000, strings.Repeat("é", 62), CloseError{4000, strings.Repeat("é", 61), byPeer}},
-		{1006, "why", CloseError{CloseInternalError, "why", byPeer}},
+		{CloseServiceRestart, "back at noon", CloseError{CloseServiceRestart, "back at noon", byPeer, nil}},
+		{CloseNoStatus, "", CloseError{CloseNoStatus, "", byPeer, nil}},
+		{4000, strings.Repeat("é", 62), CloseError{4000, strings.Repeat("é", 61), byPeer, nil}},
+		{1006, "why", CloseError{CloseInternalError, "why", byPeer, nil}},
 	} {
 		inBubble(fmt.Sprint("with ", int(tt.code)), func(t *testing.T, s *Server, p *pipedServer, ends chan error) {
 			check := func(c *Conn) {

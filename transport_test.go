@@ -235,7 +235,7 @@ func TestOddTransport(t *testing.T) {
 		}{readFunc(func([]byte) (int, error) { reads++; return 0, nil }), io.Discard}
 		c := newConn(rw, nil, false)
 		for range 3 {
-			if _, _, err := c.ReadMessage(); err != io.ErrNoProgress {
+			if _, _, err := c.ReadMessage(); cause(err) != io.ErrNoProgress {
 				t.Error(err)
 			}
 		}
@@ -278,7 +278,7 @@ func TestOddTransport(t *testing.T) {
 				rw.in = [][]byte{toward(c, opText, message), toward(c, opText, message)}
 				for n := range 3 {
 					_, p, err := c.ReadMessage()
-					if err == iotest.ErrTimeout || n == 2 && err == io.EOF { // it is none that says so
+					if cause(err) == iotest.ErrTimeout || n == 2 && cause(err) == io.EOF { // it is none that says so
 						break
 					}
 					if string(p) != message || err != nil {
@@ -305,7 +305,7 @@ func TestOddTransport(t *testing.T) {
 			if p, err := GetFrame(c); len(p) != size || err != nil {
 				t.Errorf("got %d bytes, %v", len(p), err)
 			}
-			if _, _, err := c.ReadMessage(); err != errBroken {
+			if _, _, err := c.ReadMessage(); cause(err) != errBroken {
 				t.Error("got", err)
 			}
 		}
@@ -327,7 +327,7 @@ func TestOddTransport(t *testing.T) {
 		c, rw := tapeConn(nil, false, false)
 		rw.end = &net.OpError{Op: "read", Err: syscall.ETIMEDOUT}
 		_, _, err := c.ReadMessage()
-		if _, _, again := c.ReadMessage(); err != rw.end || again != err || len(rw.events) != 1 {
+		if _, _, again := c.ReadMessage(); cause(err) != rw.end || again != err || len(rw.events) != 1 {
 			t.Errorf("got %v, then %v, in %d reads", err, again, len(rw.events))
 		}
 	})

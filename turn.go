@@ -107,8 +107,8 @@ func (c *Conn) fill(p []byte) (n int, err error) {
 	return n, c.cut(err)
 }
 
-// cut turns an end of the transport that is not between two messages into
-// io.ErrUnexpectedEOF.
+// cut notes that the transport has failed with err, unless that is a timeout, and returns the error
+// of reads.
 func (c *Conn) cut(err error) error {
 	if err == nil || isTimeout(err) {
 		return err
@@ -118,6 +118,9 @@ func (c *Conn) cut(err error) error {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if !c.end.isConnecting() {
+		err = cutOff(err)
+	}
 	c.end.end(err)
 	return err
 }

@@ -217,7 +217,7 @@ func TestUpgradeServerTimeouts(t *testing.T) {
 					}
 				}
 				conn.Close()
-				if err := wait(t, served); err != io.EOF {
+				if err := wait(t, served); cause(err) != io.EOF {
 					t.Error(err)
 				}
 			})

@@ -134,17 +134,19 @@
 //	                                                          net.ErrClosed to errors.Is,
 //	                                                          and io.EOF with those codes
 //	CloseNow                        io.EOF                  net.ErrClosed
-//	transport ended                 io.EOF                  io.EOF
-//	  within a message              io.ErrUnexpectedEOF     io.ErrUnexpectedEOF
+//	transport ended                 io.EOF                  *CloseError with 1006, which is
+//	  within a message              io.ErrUnexpectedEOF       io.ErrUnexpectedEOF to errors.Is
+//	transport failed                its error               the same, and wraps its error
 //	peer broke the protocol         *CloseError             *CloseError
 //	read deadline                   timeout, not final      timeout, not final
 //
-// [Conn.Read] returns io.EOF itself where the others return an error that is
-// io.EOF to [errors.Is]. From the others, io.EOF itself means that there was no closing
-// handshake. Whatever the error is, Close is still to be called. Later reads return the
-// same error, and so do writes once the connection is closed or a write has failed. What
-// is wrong with the argument of a write, such as text that is not UTF-8, is reported before
-// anything is sent; the connection stays usable.
+// [Conn.Read] returns what GetFrame does, but for a connection that this side has closed:
+// then its error is that of the other methods, or io.EOF if it is that to errors.Is.
+//
+// Whatever the error is, Close is still to be called. Later reads return the same error, and
+// so do writes once the connection is closed or a write has failed. What is wrong with the
+// argument of a write, such as text that is not UTF-8, is reported before anything is sent;
+// the connection stays usable.
 //
 // # Limits
 //

@@ -135,7 +135,7 @@ func TestMatrix(t *testing.T) {
 						speakHixie(r, hixie)
 						got, err := read.all(r)
 						how := fmt.Sprintf("%s, client=%v hixie=%v, %s, %s", kind.name, client, hixie, chunk.name, read.name)
-						if err != io.EOF || !sameMessages(got, want, false) {
+						if cause(err) != io.EOF || !sameMessages(got, want, false) {
 							t.Fatalf("%s: messages %q, %v, want %q", how, describe(got), err, describe(want))
 						}
 						if sent, err := parseWire(out.Bytes(), !client); err != nil || !slices.Equal(sent, pongs) {

@@ -422,7 +422,7 @@ func TestBatch(t *testing.T) {
 									t.Fatal(err)
 								}
 							}
-							if err := answer(c); err != io.EOF {
+							if err := answer(c); cause(err) != io.EOF {
 								t.Fatal(err)
 							}
 							var got []string

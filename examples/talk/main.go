@@ -94,7 +94,7 @@ func main() {
 	go send(conn, os.Stdin, *wait)
 	err = conn.Serve(websocket.Handler{OnMessage: show})
 	report(err)
-	if err == io.EOF || !errors.Is(err, io.EOF) { // io.EOF itself comes without a closing handshake
+	if !errors.Is(err, io.EOF) { // which is an orderly end
 		os.Exit(1)
 	}
 }
@@ -138,12 +138,6 @@ func show(_ *websocket.Conn, t websocket.MessageType, p []byte) {
 // the first lines of its response often say more.
 func report(err error) {
 	why := strings.TrimPrefix(err.Error(), "websocket: ")
-	switch err {
-	case io.EOF:
-		why = "the connection broke off"
-	case io.ErrUnexpectedEOF:
-		why = "the connection broke off within a message"
-	}
 	fmt.Fprint(os.Stderr, erase)
 	log.Print(strings.Map(harmless, why))
 	if refused, ok := errors.AsType[*websocket.HandshakeError](err); ok && refused.Response != nil {

@@ -400,8 +400,8 @@ func TestEnds(t *testing.T) {
 		{"fault", frame(clos, "\x03\xf3"), 1, "talk: closed by the peer: 1011 (internal error)\n"},
 		{"within a message", "\x01\x01a" + frame(clos, "\x03\xe8"), 1,
 			"talk: closed by the peer within a message: 1000 (normal closure)\n"},
-		{"gone", "", 1, "talk: the connection broke off\n"},
-		{"gone within a message", "\x01\x01a", 1, "talk: the connection broke off within a message\n"},
+		{"gone", "", 1, "talk: connection lost: 1006 (abnormal closure): EOF\n"},
+		{"gone within a message", "\x01\x01a", 1, "talk: connection lost: 1006 (abnormal closure): unexpected EOF\n"},
 		{"invalid", "\x83\x00", 1, ""},
 	} {
 		t.Run(test.name, func(t *testing.T) {
