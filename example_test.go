@@ -418,7 +418,7 @@ func ExampleServer_Serve() {
 	chat := &websocket.Server{}
 	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		user := r.Context().Value(userKey{})
-		chat.Serve(w, r, websocket.Handler{
+		chat.ServeHTTPWith(w, r, websocket.Handler{
 			OnMessage: func(c *websocket.Conn, t websocket.MessageType, p []byte) {
 				chat.Broadcast(t, fmt.Appendf(nil, "%s: %s", user, p))
 			},

@@ -13,11 +13,13 @@ import (
 )
 
 // ShakeHands reads a client's opening handshake and accepts it, whatever its host, path
-// and origin are. It returns the request for information only. To filter clients by
-// their requests, use [GetRequest] and [PutResponse] instead.
+// and origin are; but if rw is a [Conn] with Options.Origins, it refuses pages of others. It
+// returns the request for information only. To filter clients by their requests, use
+// [GetRequest] and [PutResponse] instead.
 //
-// If the request is not a valid handshake, ShakeHands sends a refusal and returns a
-// [*HandshakeError]. Its other errors are those of GetRequest and of rw.
+// A client that is refused, as its request is not a valid handshake or its origin may not
+// connect, gets a refusal, and ShakeHands returns a [*HandshakeError]. Its other errors are
+// those of GetRequest and of rw.
 //
 // A [Conn] speaks both versions of the protocol. If rw is not a Conn, ShakeHands refuses
 // clients of hixie-76, because the functions that are called next could not know the

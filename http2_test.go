@@ -81,7 +81,7 @@ func TestUpgradeHTTP2(t *testing.T) {
 		{"client that does not read", false, testHTTP2Unread},
 		{"WriteByteTimeout", true, testHTTP2ByteTimeout},
 		{"log", true, testHTTP2Log},
-		{"Server.Serve", true, testHTTP2Serve},
+		{"ServeHTTPWith", true, testHTTP2Serve},
 	})
 }
 

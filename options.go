@@ -31,8 +31,9 @@ type Options struct {
 	// that they are not.
 	Deflate *Deflate
 
-	// Origins lists the origins, besides a server's own, whose pages may connect
-	// to it by Upgrade or Server. A pattern is an origin such as
+	// Origins lists the origins, besides a server's own, whose pages may connect to it.
+	// Nil means none for Upgrade and a Server, and on a Conn, for GetRequest and
+	// ShakeHands, that all may. A pattern is an origin such as
 	// "https://example.com" or "http://localhost:8080", with the scheme and without a
 	// path, in which one asterisk may stand for any part of the name of the host
 	// ("https://*.example.com") and one for any port ("http://localhost:*"). "null"

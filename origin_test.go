@@ -454,3 +454,43 @@ func TestUpgradeOriginsBad(t *testing.T) {
 		t.Errorf("error %v with good entries", err)
 	}
 }
+
+// A Conn with Options.Origins refuses pages of other origins, and without them none.
+func TestRawOrigins(t *testing.T) {
+	for _, tt := range []struct {
+		origins []string
+		origin  string
+		refused bool
+	}{
+		{nil, "https://evil.example", false},
+		{[]string{}, "https://evil.example", true},
+		{[]string{}, "http://example.com", false}, // its own
+		{[]string{"https://good.example"}, "https://evil.example", true},
+		{[]string{"https://good.example"}, "https://good.example", false},
+		{[]string{"https://good.example"}, "", false},
+	} {
+		for _, old := range []bool{false, true} {
+			head := rfcHead
+			if old && tt.origin != "" { // it always has one
+				head = hixieHead + hixieToken
+			}
+			field := ""
+			if tt.origin != "" {
+				field = "Origin: " + tt.origin + "\r\n"
+			}
+			head = strings.Replace(head, "Origin: http://example.com\r\n", field, 1)
+			head = strings.Replace(head, "server.example.com", "example.com", 1)
+			for _, call := range []func(*Conn) error{
+				func(c *Conn) error { _, err := GetRequest(c); return err },
+				func(c *Conn) error { _, err := ShakeHands(c); return err },
+			} {
+				rw := &tape{in: [][]byte{[]byte(head)}}
+				err := call(NewConn(rw, &Options{Origins: tt.origins}))
+				e, ok := errors.AsType[*HandshakeError](err)
+				if tt.refused && (!ok || e.Status != http.StatusForbidden) || !tt.refused && err != nil {
+					t.Errorf("%q with %q, hixie-76: %t: %v", tt.origin, tt.origins, old, err)
+				}
+			}
+		}
+	}
+}

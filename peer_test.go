@@ -936,7 +936,7 @@ func (y *tally) handler(t testing.TB) Handler {
 
 type userKey struct{}
 
-// checkServe tests Server.Serve with functions for each connection, which know the context
+// checkServe tests Server.ServeHTTPWith with functions for each connection, which know the context
 // of its request. serve starts an http.Server that logs to out, and returns what connects a
 // user to it.
 func checkServe(t *testing.T, out *serverLog, serve func(http.Handler) (join func(user string) *Conn)) {
@@ -952,7 +952,7 @@ func checkServe(t *testing.T, out *serverLog, serve func(http.Handler) (join fun
 
 		ctx := context.WithoutCancel(r.Context())
 		n := 0
-		s.Serve(w, r, Handler{
+		s.ServeHTTPWith(w, r, Handler{
 			OnOpen: func(c *Conn) { c.WriteMessage(Text, []byte("welcome")) },
 			OnMessage: func(c *Conn, typ MessageType, p []byte) {
 				if string(p) == "panic" {

@@ -86,9 +86,10 @@ type Request struct {
 // head of more than 8 KiB or 100 fields. If r ends before the first byte, the error is
 // io.EOF, and within the handshake io.ErrUnexpectedEOF. Errors of r are passed on.
 //
-// If r is a [Conn], GetRequest waits for at most Options.HandshakeTimeout, sets
-// Protocol in the Request to the first of Options.Protocols that the client offers, and
-// Extensions as Options.Deflate says. After a read deadline of the caller's own it may be
+// If r is a [Conn], GetRequest waits for at most Options.HandshakeTimeout, and refuses pages
+// of other origins if there are Options.Origins, with a [*HandshakeError] whose Status is 403.
+// It sets Protocol in the Request to the first of Options.Protocols that the client offers,
+// and Extensions as Options.Deflate says. After a read deadline of the caller's own it may be
 // called again. If r is not a Conn, GetRequest does not read past the end of the
 // handshake; it reads a few bytes at a time.
 func GetRequest(r io.Reader) (*Request, error) {
@@ -105,6 +106,11 @@ func GetRequest(r io.Reader) (*Request, error) {
 		return nil, err
 	}
 	_, req.Secure = r.(interface{ ConnectionState() tls.ConnectionState })
+	if o.Origins != nil {
+		if err := checkOrigin(o.Origins, req); err != nil {
+			return nil, err
+		}
+	}
 	if err := req.choose(o); err != nil {
 		return nil, err
 	}

@@ -59,13 +59,13 @@ type Server struct {
 // HTTP/2 it returns when the connection has ended. On a TCP or Unix socket, except on Windows,
 // Plan 9 and js, a connection that is new, or whose client has been silent for
 // Options.PingInterval, goes on in a new goroutine, whose stack is small.
-func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.Serve(w, r, s.Handler) }
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.ServeHTTPWith(w, r, s.Handler) }
 
-// Serve is ServeHTTP with functions for this connection alone, in place of s.Handler. They can
+// ServeHTTPWith is ServeHTTP with functions for this connection alone, in place of s.Handler. They can
 // hold what belongs to it: its state, or what a handler has found out about the request, such
 // as the user. If the client is refused, none of them is called. The context of r ends with
 // the handler, so functions that need its values take [context.WithoutCancel] of it.
-func (s *Server) Serve(w http.ResponseWriter, r *http.Request, h Handler) {
+func (s *Server) ServeHTTPWith(w http.ResponseWriter, r *http.Request, h Handler) {
 	if !s.begin() {
 		refuse(w, r, &HandshakeError{Status: http.StatusServiceUnavailable, Reason: "the server is shutting down"})
 		return
@@ -106,22 +106,46 @@ func (s *Server) Serve(w http.ResponseWriter, r *http.Request, h Handler) {
 	}
 }
 
-// serve is the life of a connection, or what is left of it after a rest.
-func (s *Server) serve(c *Conn, h Handler, server *http.Server) {
-	var err error
+// ServeConn makes c, whose opening handshake is over, a connection of s: one that a program
+// has accepted itself, with [PutResponse] on a stream, with [Upgrade], or for a client with
+// [Dial]. It serves c with the functions of h as [Conn.Serve] does, until c has ended, and returns
+// the error that OnClose has got. Panics are dealt with as for all connections of s. The options
+// of c stay as they are, apart from PingInterval, which is that of s.
+//
+// Once s shuts down, ServeConn closes c with the same code, and returns [http.ErrServerClosed].
+func (s *Server) ServeConn(c *Conn, h Handler) error {
+	if !s.begin() {
+		c.CloseWith(s.down.Code, s.down.Reason)
+		return http.ErrServerClosed
+	}
+	if err := c.beginServe(&s.clock, cmp.Or(s.PingInterval, pingInterval), 0); err != nil {
+		s.end(c)
+		return err
+	}
+	s.add(c)
+	return s.serve(c, h, nil)
+}
+
+// serve is the life of a connection, or what is left of it after a rest. It returns the error that
+// OnClose has got.
+func (s *Server) serve(c *Conn, h Handler, server *http.Server) (err error) {
 	defer func() {
 		if err == errRest {
 			return
 		}
 		defer s.end(c)
 		defer c.Close()
-		if v := recover(); v != nil && v != http.ErrAbortHandler {
-			logf(server, "websocket: panic serving %v: %v\n%s", c.RemoteAddr(), v, debug.Stack())
+		if v := recover(); v != nil {
+			err = c.startClose(&CloseError{Code: CloseInternalError, by: byUs}) // as it has been
+			if v != http.ErrAbortHandler {
+				logf(server, "websocket: panic serving %v: %v\n%s", c.RemoteAddr(), v, debug.Stack())
+			}
 		}
 	}()
 	if err = c.serveAll(h); err == errRest {
 		go s.rest(c, h, server)
 	}
+	return err
 }
 
 // maxRests is how often a connection rests when it is new or its peer has been silent for
