@@ -4,8 +4,6 @@
 package websocket
 
 import (
-	"errors"
-	"fmt"
 	"iter"
 	"math"
 	"slices"
@@ -52,11 +50,11 @@ func (s *Server) send(t MessageType, p []byte, to iter.Seq[*Conn]) error {
 	limit := s.queueLimit()
 	switch {
 	case t != Text && t != Binary:
-		return fmt.Errorf("websocket: there is no %v", t)
+		return misuse("there is no %v", t)
 	case t == Text && !utf8.Valid(p):
 		return errNotUTF8
 	case len(p) > limit:
-		return errors.New("websocket: a broadcast is larger than Options.MaxQueue")
+		return misuse("a broadcast is larger than Options.MaxQueue")
 	}
 	limit = min(limit, math.MaxInt-maxHeader) + maxHeader // the largest fits, with its header
 	all := newScratch()

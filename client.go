@@ -402,5 +402,5 @@ func badResponse(field, reason string) *HandshakeError {
 	if field != "" {
 		reason = "the server's " + field + " " + reason
 	}
-	return &HandshakeError{Status: http.StatusSwitchingProtocols, Field: field, Reason: reason}
+	return &HandshakeError{Status: http.StatusBadGateway, Field: field, Reason: reason}
 }

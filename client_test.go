@@ -337,7 +337,7 @@ type hostileServer struct {
 func hostileServers() (all []hostileServer) {
 	const upgrade, connection, accept = "Upgrade: websocket\r\n", "Connection: Upgrade\r\n", "Sec-WebSocket-Accept: {accept}\r\n"
 	bad := func(name, field, text string, fields ...string) {
-		all = append(all, hostileServer{name: name, status: 101, field: field, text: text,
+		all = append(all, hostileServer{name: name, status: 502, field: field, text: text,
 			answer: "HTTP/1.1 101 Switching Protocols\r\n" + strings.Join(fields, "") + "\r\n"})
 	}
 	const wrong, offered = "does not fit the key", "that was not offered"
@@ -480,7 +480,7 @@ func TestHostileServers(t *testing.T) {
 						}
 					case e == nil || e.Status != test.status || e.Field != test.field:
 						t.Errorf("the error is %#v instead of %d because of %q", err, test.status, test.field)
-					case test.status == 101:
+					case test.status == 502:
 						if e.Response != nil {
 							t.Errorf("the response is %v", e.Response)
 						}

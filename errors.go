@@ -12,16 +12,31 @@ import (
 )
 
 var (
-	errNotUTF8    = errors.New("websocket: text is not valid UTF-8")
-	errServed     = errors.New("websocket: Serve reads from this connection")
-	errUnfinished = errors.New("websocket: the opening handshake is not finished")
-	errShaken     = errors.New("websocket: the opening handshake is over")
-	errNoConn     = fmt.Errorf("websocket: the *Conn is nil: %w", os.ErrInvalid)
+	errNotUTF8    = misuse("text is not valid UTF-8")
+	errServed     = misuse("Serve reads from this connection")
+	errUnfinished = misuse("the opening handshake is not finished")
+	errShaken     = misuse("the opening handshake is over")
+	errBusy       = misuse("use of a writer by two goroutines")
+	errNoConn     = misuse("the *Conn is nil")
+	errStale      = error(&callError{"use of a reader or writer after the end of its message", os.ErrClosed})
 	errRest       = fmt.Errorf("websocket: at rest: %w", os.ErrDeadlineExceeded)
 	errPanic      = errors.New("websocket: the transport has panicked")
-	errBusy       = errors.New("websocket: use of a writer by two goroutines")
-	errStale      = errors.New("websocket: use of a reader or writer after the end of its message")
 )
+
+// A callError is the error of a call that is wrong, or comes at the wrong time. It is an error of
+// package os, too, whose own text does not fit.
+type callError struct {
+	text string
+	is   error
+}
+
+func (e *callError) Error() string { return "websocket: " + e.text }
+func (e *callError) Unwrap() error { return e.is }
+
+// misuse returns the error of a call that is wrong.
+func misuse(format string, args ...any) error {
+	return &callError{fmt.Sprintf(format, args...), os.ErrInvalid}
+}
 
 // A timeoutError is the error of a write whose deadline has passed.
 type timeoutError string
@@ -38,7 +53,10 @@ func (e timeoutError) Temporary() bool      { return true }
 
 // A HandshakeError says why an opening handshake failed.
 type HandshakeError struct {
-	Status int    // the HTTP status: for PutRefusal, or to a client, of the response
+	// Status is an HTTP status: for PutRefusal, or what a server has refused a client with. It
+	// is 502, bad gateway, if the server has accepted in a way that is not allowed.
+	Status int
+
 	Field  string // the header field that caused the error, or empty
 	Reason string // what was wrong; safe to send to the client
 

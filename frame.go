@@ -8,7 +8,6 @@ import (
 	"crypto/rand"
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"io"
 	"math/bits"
 	"net"
@@ -396,7 +395,7 @@ func asStream(err error) error {
 // hold is an error, and CloseInternalError stands in its place.
 func closeByUs(code CloseCode, reason string) (e *CloseError, err error) {
 	if !code.sendable() && (code != CloseNoStatus || reason != "") {
-		err = fmt.Errorf("websocket: a close frame cannot hold the code %d", code)
+		err = misuse("a close frame cannot hold the code %d", code)
 		code = CloseInternalError
 	}
 	reason = strings.ToValidUTF8(reason, string(utf8.RuneError))

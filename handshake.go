@@ -67,7 +67,7 @@ func PutResponse(w io.Writer, req *Request) error {
 // to be closed. If w is a [Conn], later calls that read or write return an error.
 func PutRefusal(w io.Writer, status int, reason string) error {
 	if status < 400 || status > 599 {
-		return fmt.Errorf("websocket: %d is no HTTP status for a refusal", status)
+		return misuse("%d is no HTTP status for a refusal", status)
 	}
 	fields := ""
 	switch status {

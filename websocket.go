@@ -144,9 +144,13 @@
 // then its error is that of the other methods, or io.EOF if it is that to errors.Is.
 //
 // Whatever the error is, Close is still to be called. Later reads return the same error, and
-// so do writes once the connection is closed or a write has failed. What is wrong with the
-// argument of a write, such as text that is not UTF-8, is reported before anything is sent;
-// the connection stays usable.
+// so do writes once the connection is closed or a write has failed.
+//
+// A call that is wrong, or comes at the wrong time, returns an error that is [os.ErrInvalid]
+// to errors.Is. Text that is not UTF-8 is one reason; others are a message before the opening
+// handshake is finished, an answer to it after that, and a read while Serve reads. A write
+// that is refused so sends nothing, and the connection stays usable. The reader or writer of
+// a single message returns an error that is [os.ErrClosed] once the message is over.
 //
 // # Limits
 //
@@ -283,7 +287,7 @@ func (c *Conn) resume() {
 		err = c.opts.Deflate.check()
 	}
 	if err != nil {
-		err = fmt.Errorf("websocket: the options for compression are not valid: %w", err)
+		err = misuse("the options for compression are not valid: %v", err)
 		c.end.stopReads(err)
 		c.end.stopWrites(err)
 		return

@@ -626,7 +626,7 @@ func checkFuzzError(t *testing.T, err error) {
 	var he *HandshakeError
 	switch {
 	case err == nil, errors.As(err, &ce), errors.As(err, &he), errors.Is(err, net.ErrClosed):
-	case err == io.EOF, err == io.ErrUnexpectedEOF, err == errBroken, err == errStale:
+	case err == io.EOF, err == io.ErrUnexpectedEOF, err == errBroken, errors.Is(err, os.ErrClosed):
 	default:
 		t.Fatalf("undocumented error %v", err)
 	}

@@ -65,7 +65,8 @@ func (c *Conn) Write(p []byte) (int, error) {
 // not wait.
 //
 // A rune may be split across fragments, but the whole message must be valid UTF-8
-// if it is text. For hixie-76 the message is one frame, sent in pieces.
+// if it is text: if it ends within a rune, Close closes the connection. For hixie-76 the
+// message is one frame, sent in pieces.
 func (c *Conn) NextWriter(t MessageType) (io.WriteCloser, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -148,7 +149,7 @@ func (c *Conn) beginWriteLocked(t MessageType) error {
 	c.mu.assertLocked()
 	switch {
 	case t != Text && t != Binary:
-		return fmt.Errorf("websocket: there is no %v", t)
+		return misuse("there is no %v", t)
 	case t == Binary && c.write.isHixie():
 		return fmt.Errorf("websocket: hixie-76 has no binary messages: %w", errors.ErrUnsupported)
 	}
