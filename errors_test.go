@@ -138,7 +138,7 @@ func TestMisuseServed(t *testing.T) {
 			checkMatch(t, name, call(), os.ErrInvalid)
 		}
 	}})
-	if err != errStall {
+	if cause(err) != errStall {
 		t.Error("Serve returned", err)
 	}
 	checkMatch(t, "Serve once more", c.Serve(Handler{}), os.ErrInvalid)
