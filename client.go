@@ -387,6 +387,7 @@ func (req *Request) checkResponse(resp *http.Response, d *Deflate) error {
 		return badResponse("Sec-WebSocket-Extensions", "is no list of extensions, or longer than 8 KiB")
 	}
 	req.Protocol = cmp.Or(protocols...)
+	req.ResponseHeader = resp.Header
 	if len(answers) == 0 {
 		return nil
 	}

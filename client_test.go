@@ -137,7 +137,10 @@ func TestClientRequest(t *testing.T) {
 						t.Errorf("Request.Header lacks %q", f)
 					}
 				}
-				test.req.Version, req.Header, req.Key = RFC6455, nil, ""
+				if req.ResponseHeader.Get("Upgrade") != "websocket" {
+					t.Errorf("Request has the response %v", req.ResponseHeader)
+				}
+				test.req.Version, req.Header, req.Key, req.ResponseHeader = RFC6455, nil, "", nil
 				if !reflect.DeepEqual(req, test.req) {
 					t.Errorf("Request is %+v instead of %+v", req, test.req)
 				}

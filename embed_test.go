@@ -95,7 +95,7 @@ func TestEmbedded(t *testing.T) {
 			if _, err := websocket.GetRequest(h); err != nil {
 				t.Fatal(err)
 			}
-			if err := websocket.PutRefusal(h, 403, "no"); err != nil {
+			if err := websocket.PutRefusal(h, &websocket.HandshakeError{Status: 403, Reason: "no"}); err != nil {
 				t.Fatal(err)
 			}
 			if _, _, err := c.ReadMessage(); !isRefused(err, 403) {
@@ -131,7 +131,7 @@ func TestEmbeddedNil(t *testing.T) {
 			"ShakeHands":  func() error { _, err := websocket.ShakeHands(h); return err },
 			"GetRequest":  func() error { _, err := websocket.GetRequest(h); return err },
 			"PutResponse": func() error { return websocket.PutResponse(h, req) },
-			"PutRefusal":  func() error { return websocket.PutRefusal(h, 403, "no") },
+			"PutRefusal":  func() error { return websocket.PutRefusal(h, &websocket.HandshakeError{Status: 403, Reason: "no"}) },
 			"GetFrame":    func() error { _, err := websocket.GetFrame(h); return err },
 			"PutFrame":    func() error { return websocket.PutFrame(h, nil) },
 			"NewConn":     func() error { return websocket.PutFrame(websocket.NewConn(h, nil), nil) },

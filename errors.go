@@ -60,6 +60,9 @@ type HandshakeError struct {
 	Field  string // the header field that caused the error, or empty
 	Reason string // what was wrong; safe to send to the client
 
+	// Header has fields that PutRefusal sends, such as Location for a redirect.
+	Header http.Header
+
 	// Response is what a client has got from a server that refused it, with up to
 	// 4 KiB of the body, which need not be closed. Otherwise it is nil.
 	Response *http.Response

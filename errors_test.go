@@ -46,8 +46,8 @@ func TestMisuse(t *testing.T) {
 			_, err := io.WriteString(w, "\xff")
 			return err
 		}},
-		{"PutRefusal", os.ErrInvalid, func(c *Conn) error { return PutRefusal(c, 200, "") }},
-		{"PutRefusal, too late", os.ErrInvalid, func(c *Conn) error { return PutRefusal(c, 400, "") }},
+		{"PutRefusal", os.ErrInvalid, func(c *Conn) error { return PutRefusal(c, &HandshakeError{Status: 200, Reason: ""}) }},
+		{"PutRefusal, too late", os.ErrInvalid, func(c *Conn) error { return PutRefusal(c, &HandshakeError{Status: 400, Reason: ""}) }},
 		{"PutResponse, too late", os.ErrInvalid, func(c *Conn) error { return PutResponse(c, valid) }},
 		{"GetRequest, too late", os.ErrInvalid, func(c *Conn) error { _, err := GetRequest(c); return err }},
 		{"ShakeHands, too late", os.ErrInvalid, func(c *Conn) error { _, err := ShakeHands(c); return err }},

@@ -148,13 +148,13 @@ func ExampleGetRequest() {
 
 	req, err := websocket.GetRequest(h)
 	if bad, ok := errors.AsType[*websocket.HandshakeError](err); ok {
-		websocket.PutRefusal(h, bad.Status, bad.Reason)
+		websocket.PutRefusal(h, bad)
 	}
 	if err != nil {
 		log.Fatal(err)
 	}
 	if req.Origin != "https://example.org" {
-		websocket.PutRefusal(h, http.StatusForbidden, "This origin is not served.")
+		websocket.PutRefusal(h, &websocket.HandshakeError{Status: http.StatusForbidden, Reason: "This origin is not served."})
 		fmt.Println("refused", req.Origin)
 		return
 	}
@@ -185,7 +185,7 @@ func ExamplePutResponse() {
 
 func ExamplePutRefusal() {
 	var response bytes.Buffer
-	websocket.PutRefusal(&response, http.StatusForbidden, "Members only.")
+	websocket.PutRefusal(&response, &websocket.HandshakeError{Status: http.StatusForbidden, Reason: "Members only."})
 	fmt.Println(strings.ReplaceAll(response.String(), "\r\n", "\n"))
 	// Output:
 	// HTTP/1.1 403 Forbidden

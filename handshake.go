@@ -3,10 +3,12 @@
 package websocket
 
 import (
+	"bytes"
 	"cmp"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"os"
 	"time"
@@ -33,7 +35,7 @@ func ShakeHands(rw io.ReadWriter) (*Request, error) {
 		err = PutResponse(rw, req)
 	}
 	if refusal, ok := errors.AsType[*HandshakeError](err); ok {
-		PutRefusal(rw, refusal.Status, refusal.Reason)
+		PutRefusal(rw, refusal)
 	}
 	if err != nil {
 		return nil, err
@@ -42,7 +44,8 @@ func ShakeHands(rw io.ReadWriter) (*Request, error) {
 }
 
 // PutResponse accepts the client that sent req: it writes the response that
-// [CreateResponse] returns, with one call of w.Write. That ends the opening handshake.
+// [CreateResponse] returns, on a [Conn] with the fields of Options.Header, too, with one call
+// of w.Write. That ends the opening handshake.
 // If w is a [Conn], it then speaks the version of req.
 //
 // If req is not valid, if req.Protocol or req.Extensions is not what the client offers, or if
@@ -52,37 +55,36 @@ func PutResponse(w io.Writer, req *Request) error {
 	if err := req.check(); err != nil {
 		return err
 	}
-	response := createResponse(req, nil)
 	if c, ok := connOf(w); ok {
-		return c.accept(req, response, nil)
+		return c.accept(req, createResponse(req, fieldLines(c.opts.Header, req.ResponseHeader)), nil)
 	}
 	if req.Extensions != "" {
 		return &HandshakeError{Status: http.StatusInternalServerError, Reason: "compression needs a Conn from NewConn, not a bare stream"}
 	}
-	return writeFull(w, response)
+	return writeFull(w, CreateResponse(req))
 }
 
-// PutRefusal turns a client away: it writes an HTTP response with the status, which must
-// be from 400 to 599, and the reason as a plain-text body. After that the connection is
-// to be closed. If w is a [Conn], later calls that read or write return an error.
-func PutRefusal(w io.Writer, status int, reason string) error {
-	if status < 400 || status > 599 {
-		return misuse("%d is no HTTP status for a refusal", status)
+// PutRefusal turns a client away: it writes an HTTP response with the Status of e, which must
+// be from 300 to 599, the fields of its Header, and its Reason as a plain-text body. After that
+// the connection is to be closed. If w is a [Conn], later calls that read or write return e.
+func PutRefusal(w io.Writer, e *HandshakeError) error {
+	if e.Status < 300 || e.Status > 599 {
+		return misuse("%d is no HTTP status for a refusal", e.Status)
 	}
-	fields := ""
-	switch status {
+	fields := "Connection: close\r\n"
+	switch e.Status {
 	case http.StatusMethodNotAllowed: // RFC 9110, section 15.5.6
-		fields = "Allow: GET\r\n"
+		fields += "Allow: GET\r\n"
 	case http.StatusUpgradeRequired: // RFC 9110, section 15.5.22, and RFC 6455, section 4.2.2
-		fields = "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+		fields = "Upgrade: websocket\r\nConnection: close, Upgrade\r\nSec-WebSocket-Version: 13\r\n"
 	}
-	response := fmt.Appendf(nil, "HTTP/1.1 %d %s\r\n%sConnection: close\r\n"+
+	response := fmt.Appendf(nil, "HTTP/1.1 %d %s\r\n%s%s"+
 		"Content-Type: text/plain; charset=utf-8\r\n"+
 		"X-Content-Type-Options: nosniff\r\n"+
 		"Content-Length: %d\r\n\r\n%s\n",
-		status, cmp.Or(http.StatusText(status), "Refused"), fields, len(reason)+1, reason)
+		e.Status, cmp.Or(http.StatusText(e.Status), "Refused"), fields, fieldLines(e.Header), len(e.Reason)+1, e.Reason)
 	if c, ok := connOf(w); ok {
-		return c.refuse(status, reason, response)
+		return c.refuse(e, response)
 	}
 	return writeFull(w, response)
 }
@@ -95,7 +97,18 @@ func CreateResponse(req *Request) []byte {
 	if req.check() != nil {
 		return nil
 	}
-	return createResponse(req, nil)
+	return createResponse(req, fieldLines(req.ResponseHeader))
+}
+
+// fieldLines returns the lines of fields that a response has besides those of the handshake.
+func fieldLines(headers ...http.Header) []byte {
+	var b bytes.Buffer
+	for _, h := range headers {
+		h = maps.Clone(h)
+		maps.DeleteFunc(h, isHopField)
+		h.Write(&b) // which lets no field begin within another
+	}
+	return b.Bytes()
 }
 
 // createResponse puts fields, which end in CR LF each, into the head.
@@ -160,7 +173,7 @@ func (c *Conn) accept(req *Request, response []byte, opened func(*Conn)) error {
 }
 
 // refuse writes a refusal and lets c do nothing else.
-func (c *Conn) refuse(status int, reason string, response []byte) error {
+func (c *Conn) refuse(e *HandshakeError, response []byte) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if err := c.answerableLocked(); err != nil {
@@ -168,7 +181,7 @@ func (c *Conn) refuse(status int, reason string, response []byte) error {
 	}
 	c.write.putBytes(response)
 	err := c.flushLocked(callers)
-	c.stopReadsLocked(&HandshakeError{Status: status, Reason: reason})
+	c.stopReadsLocked(new(*e))
 	c.end.accept()
 	c.end.stopWrites(c.end.readable())
 	return err

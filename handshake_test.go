@@ -266,7 +266,7 @@ func TestPutRefusal(t *testing.T) {
 				if conn {
 					w = NewConn(stream, nil)
 				}
-				if err := PutRefusal(w, status, reason); err != nil || stream.writes != 1 {
+				if err := PutRefusal(w, &HandshakeError{Status: status, Reason: reason}); err != nil || stream.writes != 1 {
 					t.Fatalf("%d %q: %v, %d writes", status, reason, err, stream.writes)
 				}
 				if got := checkRefusal(t, stream.out.String(), status); got != reason+"\n" {
@@ -275,10 +275,10 @@ func TestPutRefusal(t *testing.T) {
 			}
 		}
 	}
-	for _, status := range []int{-1, 0, 99, 101, 200, 302, 399, 600, 1400} {
+	for _, status := range []int{-1, 0, 99, 101, 200, 299, 600, 1400} {
 		stream := &memStream{Reader: strings.NewReader(rfcHead)}
 		c := NewConn(stream, nil)
-		if PutRefusal(stream, status, "") == nil || PutRefusal(c, status, "") == nil || stream.writes != 0 {
+		if PutRefusal(stream, &HandshakeError{Status: status, Reason: ""}) == nil || PutRefusal(c, &HandshakeError{Status: status, Reason: ""}) == nil || stream.writes != 0 {
 			t.Errorf("%d: no error, or %d writes", status, stream.writes)
 		}
 		if _, err := ShakeHands(c); err != nil {
@@ -411,7 +411,7 @@ func TestPutResponseWriterError(t *testing.T) {
 		if err := PutResponse(w, req); err != tt.want {
 			t.Errorf("%s: PutResponse: %v", tt.name, err)
 		}
-		if err := PutRefusal(w, 403, "no"); err != tt.want {
+		if err := PutRefusal(w, &HandshakeError{Status: 403, Reason: "no"}); err != tt.want {
 			t.Errorf("%s: PutRefusal: %v", tt.name, err)
 		}
 		h := NewConn(w, nil)
@@ -515,7 +515,7 @@ func TestFilterRefuses(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if err := PutRefusal(h, http.StatusForbidden, "not you"); err != nil {
+			if err := PutRefusal(h, &HandshakeError{Status: http.StatusForbidden, Reason: "not you"}); err != nil {
 				t.Fatal(err)
 			}
 			if got := checkRefusal(t, stream.out.String(), 403); got != "not you\n" {
@@ -571,7 +571,7 @@ func checkDead(t *testing.T, h *Conn, req *Request, want error) {
 		{"Write", func() error { _, err := h.Write(nil); return err }},
 		{"Ping", func() error { return h.Ping(t.Context()) }},
 		{"PutFrame", func() error { return PutFrame(h, nil) }},
-		{"PutRefusal", func() error { return PutRefusal(h, 400, "again") }},
+		{"PutRefusal", func() error { return PutRefusal(h, &HandshakeError{Status: 400, Reason: "again"}) }},
 	}
 	if req != nil {
 		calls = append(calls, struct {

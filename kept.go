@@ -13,8 +13,8 @@ import (
 type keptRequest struct {
 	// packed has four bytes that say how many follow with numbers, as varints, and then text.
 	// First in the text are the names and values of all fields. The numbers are the version,
-	// whether it is secure, how many fields there are and how long each name and value is, and
-	// then where the other strings are in the text, most of them in a value, and how long.
+	// whether it is secure, how many fields each header has and how long each name and value is,
+	// and then where the other strings are in the text, most of them in a value, and how long.
 	packed string
 }
 
@@ -23,31 +23,42 @@ func (r *Request) texts() []*string {
 	return []*string{&r.Host, &r.Path, &r.Origin, &r.Key, &r.Key1, &r.Key2, &r.Token, &r.Protocol, &r.Extensions}
 }
 
+// headers returns the fields of r.
+func (r *Request) headers() [2]*http.Header {
+	return [2]*http.Header{&r.Header, &r.ResponseHeader}
+}
+
 // keep returns a copy of r.
 func (r *Request) keep() *keptRequest {
-	secure, fields, size := 0, 0, len(r.Host)+len(r.Path)
+	secure, size := 0, len(r.Host)+len(r.Path)
 	if r.Secure {
 		secure = 1
-	}
-	for name, values := range r.Header {
-		fields += len(values)
-		for _, v := range values {
-			size += len(name) + len(v)
-		}
 	}
 	numbers := make([]byte, 4, 256)
 	put := func(n int) { numbers = binary.AppendUvarint(numbers, uint64(n)) }
 	put(int(r.Version))
 	put(secure)
-	put(fields)
+	headers := r.headers()
+	for _, h := range headers {
+		fields := 0
+		for name, values := range *h {
+			fields += len(values)
+			for _, v := range values {
+				size += len(name) + len(v)
+			}
+		}
+		put(fields)
+	}
 	var text strings.Builder
 	text.Grow(size)
-	for name, values := range r.Header {
-		for _, v := range values {
-			put(len(name))
-			put(len(v))
-			text.WriteString(name)
-			text.WriteString(v)
+	for _, h := range headers {
+		for name, values := range *h {
+			for _, v := range values {
+				put(len(name))
+				put(len(v))
+				text.WriteString(name)
+				text.WriteString(v)
+			}
 		}
 	}
 	refer := func(s string, from int) (end int) {
@@ -82,16 +93,24 @@ func (k *keptRequest) request() *Request {
 		return int(n)
 	}
 	r := &Request{Version: Version(next()), Secure: next() == 1}
-	fields, end := next(), 0
-	r.Header = make(http.Header, fields)
+	headers, end := r.headers(), 0
+	var fields [len(headers)]int
+	for i := range fields {
+		fields[i] = next()
+	}
 	cut := func() string {
 		n := next()
 		end += n
 		return text[end-n : end]
 	}
-	for range fields {
-		name := cut()
-		r.Header[name] = append(r.Header[name], cut())
+	for i, h := range headers {
+		if fields[i] > 0 || h == &r.Header { // which is never nil
+			*h = make(http.Header, fields[i])
+		}
+		for range fields[i] {
+			name := cut()
+			(*h)[name] = append((*h)[name], cut())
+		}
 	}
 	referred := func() string {
 		at := next()

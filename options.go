@@ -45,7 +45,8 @@ type Options struct {
 	// are, and the error of Upgrade names them when it refuses an origin.
 	Origins []string
 
-	// Header holds fields that a client adds to its opening handshake. Their names are
+	// Header holds fields that are added to the opening handshake: to the request of a
+	// client, and to the response with which a server accepts one. Their names are
 	// sent as they are spelled here, apart from those that net/http itself looks for, such
 	// as User-Agent.
 	Header http.Header

@@ -307,7 +307,7 @@ func checkRefusal(t testing.TB, raw string, status int) string {
 		}
 	}
 	// RFC 9110, section 7.8; ReadResponse takes the field out.
-	if strings.Contains(raw, "\r\nConnection: Upgrade\r\n") != (status == 426) {
+	if want := map[bool]string{true: "close, Upgrade", false: "close"}[status == 426]; strings.Count(raw, "\r\nConnection: ") != 1 || !strings.Contains(raw, "\r\nConnection: "+want+"\r\n") {
 		t.Errorf("refusal %q: wrong Connection", raw)
 	}
 	return string(body)

@@ -76,6 +76,11 @@ type Request struct {
 
 	// Header holds all fields of the head under their canonical names.
 	Header http.Header
+
+	// ResponseHeader holds fields of the response. Those that a server sets before
+	// PutResponse, such as Set-Cookie, are sent besides the ones that the handshake needs
+	// itself. For a client it has all that the server has sent.
+	ResponseHeader http.Header
 }
 
 // GetRequest reads a client's opening handshake from r. It sends nothing:

@@ -4,7 +4,6 @@
 package websocket
 
 import (
-	"bytes"
 	"cmp"
 	"errors"
 	"fmt"
@@ -28,8 +27,8 @@ import (
 // listed there, and for clients that come over TLS with an http origin, as some do that are no
 // browsers, that origin.
 //
-// The response has the fields of w.Header, such as cookies, apart from those that an HTTP
-// connection needs for itself. If there is an error, Upgrade has answered the request. The
+// The response has the fields of w.Header, such as cookies, and of Options.Header, apart from
+// those that an HTTP connection needs for itself. If there is an error, Upgrade has answered the request. The
 // error is a [*HandshakeError], except if the response could not be written.
 //
 // Over HTTP/1.1 the connection may be used after the handler has returned, which frees the
@@ -50,6 +49,11 @@ func upgrade(w http.ResponseWriter, r *http.Request, o *Options, opened func(*Co
 	}
 	if err != nil {
 		return nil, refuse(w, r, err.(*HandshakeError))
+	}
+	for name, values := range o.Header {
+		if _, ok := w.Header()[name]; !ok {
+			w.Header()[name] = values
+		}
 	}
 	if r.ProtoMajor > 1 {
 		return upgradeStream(w, r, req, o, opened)
@@ -99,7 +103,7 @@ func hijack(w http.ResponseWriter, r *http.Request, req *Request, o *Options) (*
 	if req.Version == Hixie76 && req.Token == "" {
 		conn.SetReadDeadline(limit)
 		if err := req.readToken(buf.Reader); err != nil {
-			PutRefusal(conn, err.Status, err.Reason)
+			PutRefusal(conn, err)
 			conn.Close()
 			return nil, nil, err
 		}
@@ -109,10 +113,7 @@ func hijack(w http.ResponseWriter, r *http.Request, req *Request, o *Options) (*
 	read, _ := buf.Reader.Peek(buf.Reader.Buffered())
 	c.t.preload(slices.Clone(read))
 
-	var fields bytes.Buffer
-	maps.DeleteFunc(w.Header(), isHopField)
-	w.Header().Write(&fields)
-	return c, createResponse(req, fields.Bytes()), nil
+	return c, createResponse(req, fieldLines(w.Header())), nil
 }
 
 // upgradeStream accepts a client that comes over HTTP/2 (RFC 8441, section 5).

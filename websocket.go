@@ -63,14 +63,15 @@
 //
 //	req, err := websocket.GetRequest(h)
 //	if bad, ok := errors.AsType[*websocket.HandshakeError](err); ok {
-//		websocket.PutRefusal(h, bad.Status, bad.Reason)
+//		websocket.PutRefusal(h, bad)
 //	}
 //	if err != nil {
 //		return err
 //	}
 //	if req.Origin != "https://example.com" {
-//		websocket.PutRefusal(h, http.StatusForbidden, "This origin is not served.")
-//		return fmt.Errorf("refused a client from %q", req.Origin)
+//		refusal := &websocket.HandshakeError{Status: http.StatusForbidden, Reason: "This origin is not served."}
+//		websocket.PutRefusal(h, refusal)
+//		return refusal
 //	}
 //	return websocket.PutResponse(h, req)
 //

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"io"
 	"log"
 	"net"
 	"net/http"
@@ -14,6 +13,12 @@ import (
 
 	"github.com/54eee7d7/websocket"
 )
+
+var server = &websocket.Server{Handler: websocket.Handler{
+	OnMessage: func(c *websocket.Conn, _ websocket.MessageType, msg []byte) {
+		websocket.PutFrame(c, append(msg, ", meow."...))
+	},
+}}
 
 func main() {
 	addr := flag.String("addr", ":12345", "the `address` to listen on")
@@ -35,41 +40,20 @@ func main() {
 	}
 }
 
-// talkTo looks at the client's request before it answers, and then sends the
-// client's messages back until there are no more.
+// talkTo looks at the client's request before it answers, and then has the server serve it.
 func talkTo(h *websocket.Conn, allow string) {
 	defer h.Close()
-	if err := shakeHands(h, allow); err != nil {
-		fmt.Println(err)
-		return
-	}
-	for {
-		msg, err := websocket.GetFrame(h)
-		if err == nil {
-			err = websocket.PutFrame(h, append(msg, ", meow."...))
-		}
-		if err == io.EOF {
-			return
-		}
-		if err != nil {
-			fmt.Println(err)
-			return
-		}
-	}
-}
-
-// shakeHands is websocket.ShakeHands with a filter.
-func shakeHands(h *websocket.Conn, allow string) error {
 	req, err := websocket.GetRequest(h)
-	if bad, ok := errors.AsType[*websocket.HandshakeError](err); ok {
-		websocket.PutRefusal(h, bad.Status, bad.Reason)
+	if err == nil && req.Origin != allow {
+		err = &websocket.HandshakeError{Status: http.StatusForbidden, Reason: fmt.Sprintf("Pages of %q may not connect.", req.Origin)}
 	}
-	if err != nil {
-		return err
+	if refusal, ok := errors.AsType[*websocket.HandshakeError](err); ok {
+		websocket.PutRefusal(h, refusal)
+	} else if err == nil {
+		err = websocket.PutResponse(h, req)
 	}
-	if req.Origin != allow {
-		websocket.PutRefusal(h, http.StatusForbidden, "This server does not talk to pages of your origin.")
-		return fmt.Errorf("refused a client from %q", req.Origin)
+	if err == nil {
+		err = server.ServeConn(h, server.Handler)
 	}
-	return websocket.PutResponse(h, req)
+	fmt.Println(err)
 }

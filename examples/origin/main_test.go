@@ -135,18 +135,18 @@ func TestRefused(t *testing.T) {
 	}{
 		{
 			"foreign", "Sec-WebSocket-Version: 13\r\nOrigin: https://dogs.example\r\n",
-			http.StatusForbidden, "This server does not talk to pages of your origin.",
-			`refused a client from "https://dogs.example"`,
+			http.StatusForbidden, `Pages of "https://dogs.example" may not connect.`,
+			`websocket: opening handshake failed: Pages of "https://dogs.example" may not connect.`,
 		},
 		{
 			"longer", "Sec-WebSocket-Version: 13\r\nOrigin: " + allowed + ".dogs.example\r\n",
-			http.StatusForbidden, "This server does not talk to pages of your origin.",
-			`refused a client from "` + allowed + `.dogs.example"`,
+			http.StatusForbidden, `Pages of "` + allowed + `.dogs.example" may not connect.`,
+			`websocket: opening handshake failed: Pages of "` + allowed + `.dogs.example" may not connect.`,
 		},
 		{
 			"none", "Sec-WebSocket-Version: 13\r\n",
-			http.StatusForbidden, "This server does not talk to pages of your origin.",
-			`refused a client from ""`,
+			http.StatusForbidden, `Pages of "" may not connect.`,
+			`websocket: opening handshake failed: Pages of "" may not connect.`,
 		},
 		{
 			"version", "Sec-WebSocket-Version: 8\r\nOrigin: " + allowed + "\r\n",
