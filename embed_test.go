@@ -11,11 +11,8 @@ import (
 	"github.com/54eee7d7/websocket"
 )
 
-// A session is a connection with what a program knows of it.
-type session struct {
-	*websocket.Conn
-	user string
-}
+// A session is a type of a program's own that embeds a Conn.
+type session struct{ *websocket.Conn }
 
 // handles are the forms in which a program may hold a Conn.
 var handles = map[string]func(*websocket.Conn) io.ReadWriter{

@@ -57,16 +57,6 @@ func unmask(t *testing.T, k codec, b []byte) string {
 	return string(b)
 }
 
-// drainBatch returns all bytes of a batch.
-func drainBatch(b *batch) (all []byte) {
-	for more := true; more; {
-		var head, tail []byte
-		head, tail, more = b.next()
-		all = append(append(all, head...), tail...)
-	}
-	return all
-}
-
 // drainPart returns the first n bytes of a batch, if there are so many, and gives the rest back.
 func drainPart(w *writer, b batch, n int) (part []byte) {
 	for more := true; more; {
