@@ -143,8 +143,8 @@ func (w *messageWriter) Close() error {
 	return c.putLocked(opcode, last, nil)
 }
 
-// beginWriteLocked waits while another message is open and then reports what keeps c from
-// sending one of type t.
+// beginWriteLocked waits until a message can begin, and then reports what keeps c from sending one
+// of type t.
 func (c *Conn) beginWriteLocked(t MessageType) error {
 	c.mu.assertLocked()
 	switch {
@@ -153,12 +153,13 @@ func (c *Conn) beginWriteLocked(t MessageType) error {
 	case t == Binary && c.write.isHixie():
 		return fmt.Errorf("websocket: hixie-76 has no binary messages: %w", errors.ErrUnsupported)
 	}
-	if !c.write.isOpen(nil) {
-		if err := c.awaitOpenLocked(); err != nil {
-			return err
+	err := c.readyLocked()
+	for err == nil && !c.write.isOpen(nil) {
+		if err = c.awaitOpenLocked(); err == nil {
+			err = c.readyLocked() // in the meantime, another message may have begun
 		}
 	}
-	return c.readyLocked()
+	return err
 }
 
 // awaitOpenLocked waits while a message is open.

@@ -336,6 +336,51 @@ func TestWriteDeadlineBehindWriter(t *testing.T) {
 	})
 }
 
+// Messages that wait behind one whose deadline has passed do not begin within each other.
+func TestWriteDeadlineBeforeWriters(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, peer := pipe(t, nil)
+		defer c.CloseNow()
+		c.SetWriteDeadline(time.Now().Add(time.Second))
+		if err := c.WriteMessage(Text, []byte("late")); err != errSending {
+			t.Fatal("WriteMessage returned", err)
+		}
+		c.SetWriteDeadline(time.Time{})
+		const writers = 3
+		ends := make(chan error, writers)
+		for range writers {
+			go func() {
+				w, err := c.NextWriter(Text)
+				for range 2 {
+					if err == nil {
+						_, err = io.WriteString(w, "part ")
+					}
+					time.Sleep(time.Second)
+				}
+				if err == nil {
+					err = w.Close()
+				}
+				ends <- err
+			}()
+		}
+		synctest.Wait()
+		for i := range 1 + writers {
+			want := "part part "
+			if i == 0 {
+				want = "late"
+			}
+			if _, p, err := peer.ReadMessage(); err != nil || string(p) != want {
+				t.Fatalf("the peer has got %q, %v, want %q", p, err, want)
+			}
+		}
+		for range writers {
+			if err := wait(t, ends); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+}
+
 // However often writes time out, no more than one message of each waits.
 func TestWriteDeadlineMemory(t *testing.T) {
 	for _, size := range []int{1000, 100_000} {
