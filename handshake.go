@@ -217,7 +217,6 @@ func (c *Conn) readRequest() (*Request, error) {
 		return c.t.input(), err
 	})
 	c.t.use(size)
-	c.t.shrink()
 	if c.limitRead(time.Time{}) && errors.Is(err, os.ErrDeadlineExceeded) {
 		err = &HandshakeError{Status: http.StatusRequestTimeout, Reason: "the handshake took too long", err: err}
 	}

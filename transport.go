@@ -188,13 +188,13 @@ func (t *transport) tryRead(fd uintptr) bool {
 	return true
 }
 
-// makeRoom makes in a buffer of at least size bytes with space behind w.
+// makeRoom makes in a buffer with space behind w, of size bytes unless the input needs more.
 func (t *transport) makeRoom(size int) {
 	input := t.in[t.r:t.w]
 	switch {
 	case len(t.in) < size && size == inputSize:
 		t.in = inputs.Get().(*[inputSize]byte)[:]
-	case len(t.in) < size:
+	case len(t.in) < size, len(t.in) > size && len(input) == 0: // it has grown, or was preloaded
 		t.in = make([]byte, size)
 	case len(input) == len(t.in):
 		t.in = make([]byte, 2*len(t.in))
@@ -215,13 +215,6 @@ func (t *transport) release() {
 	t.r, t.w = 0, len(t.in)
 	if len(b) == inputSize {
 		inputs.Put((*[inputSize]byte)(b))
-	}
-}
-
-// shrink releases a buffer that has grown and that a stream would hold for as long as it lives.
-func (t *transport) shrink() {
-	if t.raw == nil && len(t.in) > heldInputSize {
-		t.release()
 	}
 }
 

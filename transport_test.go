@@ -666,6 +666,20 @@ func TestTransportWait(t *testing.T) {
 	}
 }
 
+// A buffer that was large for what it was given, or for an opening handshake, does not stay so.
+func TestTransportShrinks(t *testing.T) {
+	tr := newTransport(&memStream{Reader: strings.NewReader("more")})
+	tr.preload(make([]byte, 64<<10))
+	tr.use(64<<10 - 1)
+	if err := tr.fill(); err != nil || len(tr.in) != 64<<10 {
+		t.Errorf("with input, the buffer has %d bytes, %v", len(tr.in), err)
+	}
+	tr.use(tr.buffered())
+	if err := tr.fill(); err != io.EOF || len(tr.in) != heldInputSize {
+		t.Errorf("without input, the buffer has %d bytes, %v", len(tr.in), err)
+	}
+}
+
 // What is read past the buffer comes behind what went through it, and an error that came with
 // the last bytes comes after them.
 func TestTransportRead(t *testing.T) {
