@@ -445,14 +445,26 @@ func (b *batch) copy(n int) []byte {
 // retain makes b hold what has not been written of it: head and tail, which are the rest of what
 // next has returned last, and if there was more, that.
 func (b *batch) retain(head, tail []byte, more bool) {
-	if b.out == nil {
-		b.out = newOutput()
-		b.out.number = b.number
+	if b.out == nil { // a broadcast, which waits in pieces
+		b.out = inPieces(head, b.number)
+		return
 	}
 	b.out.b = append(append(b.out.b[:0], head...), tail...)
 	if more {
 		b.copy(len(b.tail))
 	}
+}
+
+// inPieces returns a list of outputs that holds p. The last has the number, when p is written.
+func inPieces(p []byte, number uint64) *output {
+	o := newOutput()
+	n := min(len(p), batchSize)
+	o.b = append(o.b, p[:n]...)
+	if o.number = number; n < len(p) {
+		o.number--
+		o.next = inPieces(p[n:], number)
+	}
+	return o
 }
 
 // giveBack ends what take began. Unless all has been written, what b retains goes in front of the
@@ -466,10 +478,16 @@ func (w *writer) giveBack(b batch, written bool) {
 		if o != nil {
 			o.free()
 		}
-	case w.first == nil:
-		w.first, w.last = o, o
 	default:
-		w.full += len(o.b)
-		o.next, w.first = w.first, o
+		last := o
+		for ; last.next != nil; last = last.next {
+			w.full += len(last.b)
+		}
+		if last.next = w.first; w.first == nil {
+			w.last = last
+		} else {
+			w.full += len(last.b)
+		}
+		w.first = o
 	}
 }

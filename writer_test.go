@@ -203,6 +203,7 @@ func TestWriterMemory(t *testing.T) {
 			w := newWriter(codec{}, nil)
 			p := make([]byte, size)
 			frame := w.encode(encodePlain, nil, finBit|opBinary, p)
+			drainPart(w, w.takeFrame(frame, p), step)
 			for round := range 50 {
 				for w.waiting(0)+len(frame) <= limit+maxHeader {
 					w.enqueue(frame, p)
