@@ -106,10 +106,10 @@ func TestDialProxy(t *testing.T) {
 		{"http", plain, "http://h.example", "CONNECT h.example:80 Basic dTpwOnE="},
 		{"wss", secure, "wss://example.com/a?b", "CONNECT example.com:443 Basic dTpwOnE="}, // the name in the certificate
 	} {
-		for _, tls2 := range []bool{false, true} {
-			t.Run(fmt.Sprintf("%s/TLS=%v", test.name, tls2), func(t *testing.T) {
+		for _, proxyTLS := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s/TLS=%v", test.name, proxyTLS), func(t *testing.T) {
 				f := &forwarder{t: t, to: test.to.Listener.Addr().String()}
-				u := proxyURL(t, serveTCP(t, f, tls2))
+				u := proxyURL(t, serveTCP(t, f, proxyTLS))
 				transport := &http.Transport{Proxy: http.ProxyURL(u), TLSClientConfig: &tls.Config{RootCAs: roots}}
 				c, err := Dial(t.Context(), test.url, &Options{HTTPClient: &http.Client{Transport: transport}})
 				if err != nil {

@@ -68,7 +68,7 @@ func TestFragmentLimit(t *testing.T) {
 // TestFragmentsSent has one side take what the other sends, in fragments of a size, up to the
 // limit on their number and past it.
 func TestFragmentsSent(t *testing.T) {
-	const any = 0
+	const unlimited = 0
 	for _, tt := range []struct {
 		size  int
 		want  int // fragments before the one that ends the message
@@ -76,18 +76,18 @@ func TestFragmentsSent(t *testing.T) {
 	}{
 		{0, 16384, 0},
 		{1, 16644, 0},
-		{63, any, 0},
-		{64, any, 0},
-		{65, any, 0},
+		{63, unlimited, 0},
+		{64, unlimited, 0},
+		{65, unlimited, 0},
 		{0, 16384, 1},
 		{1, 18724, 1}, // not more, as the message is limited to that
-		{7, any, 1},
-		{8, any, 1},
-		{63, any, 1},
-		{64, any, 1},
-		{65, any, 1},
+		{7, unlimited, 1},
+		{8, unlimited, 1},
+		{63, unlimited, 1},
+		{64, unlimited, 1},
+		{65, unlimited, 1},
 		{1, 18724, 6},
-		{64, any, 6},
+		{64, unlimited, 6},
 	} {
 		if raceEnabled && tt.level > 0 && tt.size > 8 { // takes long then
 			continue
@@ -96,7 +96,7 @@ func TestFragmentsSent(t *testing.T) {
 			t.Run(fmt.Sprintf("%d/level=%d/client=%t", tt.size, tt.level, client), func(t *testing.T) {
 				p := deflateKinds[1](tt.size, 1)
 				counts := []int{tt.want, tt.want + 1}
-				if tt.want == any {
+				if tt.want == unlimited {
 					counts = []int{20_000}
 				}
 				for past, n := range counts {

@@ -563,3 +563,63 @@ func benchSizes(b *testing.B, bench func(b *testing.B, c *Conn, p []byte)) {
 		}
 	}
 }
+
+// expectMessages reads messages from c and compares them.
+func expectMessages(t testing.TB, c *Conn, want ...string) {
+	t.Helper()
+	for i, want := range want {
+		c.SetReadDeadline(time.Now().Add(20 * time.Second))
+		if _, p, err := c.ReadMessage(); err != nil || string(p) != want {
+			t.Fatalf("message %d is %.40q (%d bytes), %v, want %.40q", i, p, len(p), err, want)
+		}
+	}
+	c.SetReadDeadline(time.Time{})
+}
+
+// expectClose reads from c until it is closed and compares the code.
+func expectClose(t testing.TB, c *Conn, code CloseCode) {
+	t.Helper()
+	c.SetReadDeadline(time.Now().Add(20 * time.Second))
+	for {
+		_, _, err := c.ReadMessage()
+		if err == nil {
+			continue
+		}
+		if e, ok := errors.AsType[*CloseError](err); !ok || e.Code != code {
+			t.Errorf("closed with %v, want %v", err, code)
+		}
+		return
+	}
+}
+
+// checkCode compares the code of an error and who has closed.
+func checkCode(t testing.TB, err error, code CloseCode, by closedBy) {
+	t.Helper()
+	if e, ok := errors.AsType[*CloseError](err); !ok || e.Code != code || e.by != by {
+		t.Errorf("error %v, want code %v", err, code)
+	}
+}
+
+// awaitRest waits until so many connections of servers wait for input on a small stack, and
+// so many others are served.
+func awaitRest(t testing.TB, resting, others int) {
+	t.Helper()
+	b := make([]byte, 1<<20)
+	for deadline := time.Now().Add(20 * time.Second); ; runtime.Gosched() {
+		r, o := 0, 0
+		for stack := range strings.SplitSeq(string(b[:runtime.Stack(b, true)]), "\n\n") {
+			switch {
+			case strings.Contains(stack, ".(*Conn).serveAll("):
+				o++
+			case strings.Contains(stack, ".(*Server).rest("):
+				r++
+			}
+		}
+		if r == resting && o == others {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%d connections rest and %d do not, want %d and %d", r, o, resting, others)
+		}
+	}
+}
