@@ -73,7 +73,7 @@ func (c *Conn) beginServe(k *clock, interval time.Duration, rests uint32) error 
 	}
 	c.write.retain(true)
 	c.serve.begin(rests)
-	if interval > 0 && !c.end.isShut() {
+	if interval > 0 && c.end.readable() == nil { // or else a method may still read, without mu
 		c.serve.beginWatch(k)
 		c.t.watch(&k.now)
 		k.watch(c, interval)

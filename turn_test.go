@@ -178,3 +178,25 @@ func TestClosePanics(t *testing.T) {
 		})
 	}
 }
+
+// Where reads have ended while a method still waits for input, Serve ends, and no clock looks at the
+// connection: that method does not expect one.
+func TestServeWhileReading(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, peer := barePeer(t, nil, false)
+		read := goErr(func() error { _, _, err := c.ReadMessage(); return err })
+		closed := goErr(c.Close)
+		synctest.Wait()
+		var k clock
+		if err := c.beginServe(&k, time.Hour, 0); err != nil {
+			t.Fatal(err)
+		}
+		if k.n != 0 || c.t.now != nil {
+			t.Errorf("a clock looks at %d connections", k.n)
+		}
+		checkCode(t, c.serveAll(Handler{}), CloseNormal, byUs)
+		peer.Close()
+		checkCode(t, wait(t, read), CloseNormal, byUs)
+		wait(t, closed)
+	})
+}
