@@ -129,3 +129,19 @@ func TestServingDue(t *testing.T) {
 		t.Errorf("%d looks in 100 intervals", looks)
 	}
 }
+
+// What comes and is sent while a tick is late is not silence.
+func TestServingLateTick(t *testing.T) {
+	for _, v := range []view{
+		{now: ticks, heard: ticks + 1, sent: ticks + 1, listens: true},
+		{now: ticks, heard: ticks, sent: ticks + 2, busy: true},
+		{now: ticks, heard: ticks + 2, sent: ticks, blocked: true},
+	} {
+		var s serving
+		s.beginWatch(new(clock))
+		ping, due, err := s.judge(v)
+		if ping || err != nil || s.stalls > 0 || due <= v.now || due > v.now+ticks {
+			t.Errorf("%+v: pinged: %t, %d stalls, due at %d, %v", v, ping, s.stalls, due, err)
+		}
+	}
+}

@@ -557,7 +557,8 @@ func (s *serving) judge(v view) (ping bool, due uint32, err error) {
 	if v.moved != s.moved || !stuck {
 		s.moved, s.stalls = v.moved, 0
 	}
-	quiet, still := v.now-s.quiet >= ticks, v.now-s.still >= ticks
+	since := func(tick uint32) uint32 { return uint32(max(0, int32(v.now-tick))) } // it may be later than now
+	quiet, still := since(s.quiet) >= ticks, since(s.still) >= ticks
 	if still {
 		s.still = v.now
 	}
@@ -579,7 +580,7 @@ func (s *serving) judge(v view) (ping bool, due uint32, err error) {
 		s.quiet, s.pinged = v.now, calm && !v.hixie
 		ping = !v.hixie
 	}
-	return ping, v.now + ticks - max(v.now-s.quiet, v.now-s.still), nil
+	return ping, v.now + ticks - max(since(s.quiet), since(s.still)), nil
 }
 
 var (
