@@ -367,30 +367,23 @@ func TestDialContextLate(t *testing.T) {
 	}
 }
 
-// TestDialStuckServer dials a server that accepts TCP and never answers.
+// TestDialStuckServer dials a server that never answers.
 func TestDialStuckServer(t *testing.T) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	ended := goErr(func() error {
-		conn, err := ln.Accept()
-		if err != nil {
-			return err
+	synctest.Test(t, func(t *testing.T) {
+		ended := make(chan error, 1)
+		client := memoryClient(t, func(conn net.Conn) {
+			_, err := io.Copy(io.Discard, conn)
+			ended <- err
+		})
+		start := time.Now()
+		c, err := Dial(t.Context(), "ws://h.example", &Options{HTTPClient: client, HandshakeTimeout: time.Second})
+		if d := time.Since(start); c != nil || !errors.Is(err, context.DeadlineExceeded) || d != time.Second {
+			t.Errorf("%v, %v after %v instead of a timeout", c, err, d)
 		}
-		defer conn.Close()
-		conn.SetDeadline(time.Now().Add(20 * time.Second))
-		_, err = io.Copy(io.Discard, conn)
-		return err
+		if err := wait(t, ended); err != nil {
+			t.Errorf("the connection is left open: %v", err)
+		}
 	})
-	c, err := Dial(t.Context(), "ws://"+ln.Addr().String(), &Options{HandshakeTimeout: 20 * time.Millisecond})
-	if c != nil || !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("%v, %v instead of a timeout", c, err)
-	}
-	if err := wait(t, ended); err != nil {
-		t.Errorf("the connection is left open: %v", err)
-	}
 }
 
 // TestDialClose closes connections from either side, served and not.
