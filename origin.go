@@ -16,8 +16,7 @@ func checkOrigin(patterns []string, req *Request) error {
 	if req.Origin == "" || slices.Contains(patterns, "*") {
 		return nil
 	}
-	refusal := &HandshakeError{Status: http.StatusForbidden, Field: "Origin",
-		Reason: "pages of this origin may not connect", err: checkOrigins(patterns)}
+	reason := "pages of this origin may not connect"
 	o, ok := parseOrigin(req.Origin)
 	plain, _ := parseOrigin("http://" + req.Host)
 	secure, _ := parseOrigin("https://" + req.Host)
@@ -30,9 +29,9 @@ func checkOrigin(patterns []string, req *Request) error {
 	case req.Secure && o.scheme == "http" && o.host == plain.host:
 		// Anybody on the way can have changed a page that came without TLS. But clients that
 		// are no browsers may send such an origin to their own server.
-		refusal.Reason += fmt.Sprintf(" over TLS, unless Options.Origins has %q", o)
+		reason += fmt.Sprintf(" over TLS, unless Options.Origins has %q", o)
 	}
-	return refusal
+	return &HandshakeError{Status: http.StatusForbidden, Field: "Origin", Reason: reason, err: checkOrigins(patterns)}
 }
 
 // checkOrigins reports entries of Options.Origins that match nothing.
