@@ -70,19 +70,18 @@ func (c *Conn) beginClose(e *CloseError) (awaits, done bool) {
 		c.startCloseLocked(e)
 		return false, true
 	}
-	follows := c.end.follows()
+	first := c.end.lead()
 	if c.beginCloseLocked(e) {
 		c.mu.Unlock()
 		c.shut()
 		c.mu.Lock()
 	}
-	c.end.lead(methodCloses)
-	for c.turn != turnFree || follows && !c.end.isShut() {
+	for c.turn != turnFree || !first && !c.end.isShut() {
 		c.cond.Wait()
 	}
 	c.turn = turnCloser
 	c.t.freeDeadlines()
-	return c.end.awaits() && !follows, false
+	return c.end.awaits() && first, false
 }
 
 // endClose waits for the answer and closes the transport.
@@ -185,7 +184,6 @@ func (c *Conn) startClose(e *CloseError) error {
 
 func (c *Conn) startCloseLocked(e *CloseError) {
 	c.mu.assertLocked()
-	c.end.leave()
 	if c.beginCloseLocked(e) {
 		go c.shut()
 	}

@@ -38,23 +38,11 @@ type ending struct {
 	broken   error // of a write to the transport: none may follow
 	last     error // what the input ended with, as it was found there
 
-	closer   closer
 	unopened bool // the transport was closed before the opening handshake was over
+	led      bool // a call of CloseWith ends the closing handshake
 	asked    bool // this side has sent a close frame before the peer's came
 	late     bool // the closing handshake has taken too long
 }
-
-// A closer says who ends the closing handshake that this side has begun.
-//
-//	noCloser → methodCloses ⇄ serveCloses
-//	noCloser → serveCloses
-type closer byte
-
-const (
-	noCloser     closer = iota // none has been begun
-	methodCloses               // the goroutine that has called CloseWith
-	serveCloses                // Serve, after a callback
-)
 
 // connect notes that the opening handshake is being read.
 func (e *ending) connect() {
@@ -131,9 +119,6 @@ func (e *ending) breakWrites(err error) {
 func (e *ending) begin(err *CloseError, framed bool) (send, hopeless bool) {
 	_, reset := errors.AsType[*net.OpError](e.readErr) // by the peer, as a rule
 	hopeless = e.phase == phaseConnecting || e.broken != nil || reset || !framed
-	if e.closer == noCloser {
-		e.closer = methodCloses
-	}
 	e.asked = e.asked || !hopeless && e.writable() == nil && e.readErr == nil
 	if e.asked && e.phase == phaseOpen {
 		e.phase = phaseClosing
@@ -145,19 +130,13 @@ func (e *ending) begin(err *CloseError, framed bool) (send, hopeless bool) {
 	return e.stopWrites(err), false
 }
 
-// leave lets Serve end what begin begins, unless somebody else already ends it.
-func (e *ending) leave() {
-	if e.closer == noCloser {
-		e.closer = serveCloses
-	}
+// lead lets the caller end the closing handshake, if it is the first that wants to, which lead
+// reports. The others have to wait.
+func (e *ending) lead() (first bool) {
+	first = !e.led
+	e.led = true
+	return first
 }
-
-// follows reports whether somebody else ends the closing handshake, so that whoever wants to
-// close has to wait.
-func (e *ending) follows() bool { return e.closer == methodCloses }
-
-// lead decides who is to end the closing handshake.
-func (e *ending) lead(by closer) { e.closer = by }
 
 // awaits reports whether the answer to this side's close frame is to be waited for.
 func (e *ending) awaits() bool { return e.asked }

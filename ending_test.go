@@ -133,9 +133,6 @@ func TestEndingBegin(t *testing.T) {
 			if send, _ := e.begin(endingByPeer, tt.framed); send || e.writable() != tt.write {
 				t.Errorf("begun again, with a frame: %t; later writes return %v", send, e.writable())
 			}
-			if !e.follows() {
-				t.Error("nobody ends the closing handshake")
-			}
 		})
 	}
 }
@@ -178,28 +175,20 @@ func TestEndingAnswered(t *testing.T) {
 	}
 }
 
-// Whoever calls CloseWith first ends the closing handshake, unless it is left to Serve.
-func TestEndingCloser(t *testing.T) {
+// Whoever calls CloseWith first ends the closing handshake, also one that others have begun.
+func TestEndingLead(t *testing.T) {
 	var e ending
-	if e.follows() {
-		t.Error("somebody closes a new connection")
+	e.begin(endingByUs, true)
+	if !e.lead() {
+		t.Error("the first does not lead")
 	}
-	e.leave()
-	if e.begin(endingByUs, true); e.follows() || e.closer != serveCloses {
-		t.Error("Serve does not close")
+	if e.lead() {
+		t.Error("two lead")
 	}
-	e.lead(methodCloses)
-	if e.leave(); !e.follows() {
-		t.Error("Serve closes in place of a method")
-	}
-	e.lead(serveCloses)
-	if e.follows() {
-		t.Error("a method closes in place of Serve")
-	}
-	e = ending{}
-	if e.begin(endingByUs, false); !e.follows() {
-		t.Error("nobody closes what is hopeless")
-	}
+}
+
+func TestEndingLate(t *testing.T) {
+	var e ending
 	if e.isLate() {
 		t.Error("late from the beginning")
 	}
