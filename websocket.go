@@ -471,7 +471,7 @@ type serving struct {
 	pinged bool          // a ping waits for something to come
 	stalls uint8         // intervals in which nothing of a write was taken
 	slot   atomic.Int32  // in Server.conns; set while Server.mu is held
-	calm   atomic.Uint32 // how often it may yet rest
+	left   atomic.Uint32 // how often it may yet rest
 	rests  uint32        // and how often when it is new, or its peer has been silent
 
 	clock *clock // looks at the connection, or nil
@@ -497,7 +497,7 @@ const (
 // begin notes that Serve is called.
 func (s *serving) begin(rests uint32) {
 	s.stage, s.rests = stageOpening, rests
-	s.calm.Store(rests)
+	s.left.Store(rests)
 }
 
 // enter notes the next stage.
@@ -529,8 +529,8 @@ func (s *serving) place() *place { return &s.spot }
 
 // rest reports whether the connection is to rest now.
 func (s *serving) rest() bool {
-	n := s.calm.Load()
-	return n > 0 && s.calm.CompareAndSwap(n, n-1)
+	n := s.left.Load()
+	return n > 0 && s.left.CompareAndSwap(n, n-1)
 }
 
 // A view is what the clock of a connection sees.
@@ -574,7 +574,7 @@ func (s *serving) judge(v view) (ping bool, due uint32, err error) {
 	case quiet && calm && s.pinged:
 		return false, 0, errSilent
 	case quiet && calm:
-		s.calm.Store(s.rests)
+		s.left.Store(s.rests)
 	}
 	if quiet || still {
 		s.quiet, s.pinged = v.now, calm && !v.hixie
