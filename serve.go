@@ -33,8 +33,8 @@ type Handler struct {
 	// OnClose is called last, once, when nothing more can come from the
 	// connection, with the error that [Conn.ReadMessage] would return: a
 	// [*CloseError], also if the transport has ended without a closing handshake, or an
-	// error that wraps [os.ErrDeadlineExceeded] if the peer did not answer a ping, or a
-	// read deadline has passed.
+	// error that wraps [os.ErrDeadlineExceeded] if the peer did not answer a ping or did
+	// not read, or if a read deadline has passed.
 	OnClose func(*Conn, error)
 }
 

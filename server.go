@@ -235,8 +235,8 @@ func (s *Server) Conns() iter.Seq[*Conn] {
 	}
 }
 
-// NumConns returns how many connections s has: those of Conns, and those that are being closed,
-// until their OnClose has returned.
+// NumConns returns how many connections s has: those of Conns, and those that have ended, until
+// they are closed and their OnClose has returned.
 func (s *Server) NumConns() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -89,9 +89,9 @@
 //
 // A Conn holds state between calls: the version that its client speaks, and the
 // bytes that were read past the end of a message. The functions also take a
-// stream that is not a Conn, nor a struct that embeds a *Conn, which counts as one. There
-// they speak RFC 6455 as a server, and read exactly what they need: a frame with two or
-// three calls of Read, an opening handshake a few bytes at a time. That suits a handshake
+// stream that is neither a Conn nor a struct that embeds a *Conn, which counts as one. On such
+// a stream they speak RFC 6455 as a server, and read exactly what they need: a frame with two
+// or three calls of Read, an opening handshake a few bytes at a time. That suits a handshake
 // whose connection is then handed to other code. Over a socket every Read is a system
 // call, of which a Conn needs far fewer.
 //

@@ -190,8 +190,8 @@ func (c *Conn) readyLocked() error {
 	return c.t.expired()
 }
 
-// waitLocked waits for a change, which may be that the write deadline has passed: that is an
-// error if it counts.
+// waitLocked waits for a change. For a caller's write it also waits until the deadline, after
+// which it returns an error.
 func (c *Conn) waitLocked(by patience) error {
 	c.mu.assertLocked()
 	if by == callers {
@@ -206,7 +206,7 @@ func (c *Conn) waitLocked(by patience) error {
 	return nil
 }
 
-// wake is the function of a timer.
+// wake is the timer's function for writes that wait until their deadline.
 func (c *Conn) wake() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
