@@ -21,11 +21,10 @@ import (
 // variable GODEBUG.
 //
 // Upgrade accepts clients that send no Origin, and pages whose origin is the server's own: the
-// host and port that the client asked for, with https, or if the connection is not encrypted
-// also with http. So it is with a proxy that ends TLS. Pages of other origins are refused unless
-// Options.Origins allows them. Behind a proxy that changes Host, the public origin has to be
-// listed there, and for clients that come over TLS with an http origin, as some do that are no
-// browsers, that origin.
+// host and port that the client asked for, with https, or if the connection is not encrypted,
+// with either scheme, as a proxy may have ended TLS. Pages of other origins are refused unless
+// Options.Origins allows them. The public origin has to be listed there behind a proxy that
+// changes Host, and so has an http origin that clients other than browsers send over TLS.
 //
 // The response has the fields of w.Header, such as cookies, and of Options.Header, apart from
 // those that an HTTP connection needs for itself. If there is an error, Upgrade has answered the request. The
