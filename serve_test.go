@@ -518,6 +518,31 @@ func TestServeClosed(t *testing.T) {
 	}
 }
 
+// Serve may be called while CloseWith waits for the answer. It leaves the end to that, and does not
+// touch what that reads with.
+func TestServeClosing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, peer := barePeer(t, &Options{PingInterval: time.Second}, false)
+		go io.Copy(io.Discard, peer)
+		closed := goErr(c.Close)
+		synctest.Wait()
+		served := goErr(func() error { return c.Serve(Handler{}) })
+		for range 100 {
+			if _, err := peer.Write(toward(c, opText, "a")); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := peer.Write(toward(c, opClose, closing(CloseNormal, ""))); err != nil {
+			t.Fatal(err)
+		}
+		if err := wait(t, closed); err != nil {
+			t.Error("Close returned", err)
+		}
+		checkCode(t, wait(t, served), CloseNormal, byUs)
+		checkStopped(t, c)
+	})
+}
+
 // The replies to messages that have come together leave together.
 func TestServeBatch(t *testing.T) {
 	for _, hixie := range []bool{false, true} {
