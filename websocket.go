@@ -469,7 +469,6 @@ func (t *timers) stop() {
 type serving struct {
 	stage  stage
 	pinged bool          // a ping waits for something to come
-	stalls uint8         // intervals in which nothing of a write was taken
 	slot   atomic.Int32  // in Server.conns; set while Server.mu is held
 	left   atomic.Uint32 // how often it may yet rest
 	rests  uint32        // and how often when it is new, or its peer has been silent
@@ -479,6 +478,7 @@ type serving struct {
 	moved uint32 // the progress of what was written at the last look
 	quiet uint32 // tick at which something came, or a ping was sent
 	still uint32 // tick at which something was sent, or an interval without that ended
+	stuck uint32 // tick of the look that saw progress last, or no need of it
 }
 
 // A stage says what Serve is doing.
@@ -518,7 +518,8 @@ func (s *serving) slotOf() int   { return int(s.slot.Load()) }
 
 // beginWatch notes that a clock looks at the connection, and when that began.
 func (s *serving) beginWatch(k *clock) {
-	s.clock, s.quiet, s.still = k, k.now.Load(), k.now.Load()
+	now := k.now.Load()
+	s.clock, s.quiet, s.still, s.stuck = k, now, now, now
 }
 
 // watcher returns the clock that looks at the connection, or nil.
@@ -553,34 +554,30 @@ func (s *serving) judge(v view) (ping bool, due uint32, err error) {
 	if int32(v.sent-s.still) > 0 {
 		s.still = v.sent
 	}
-	stuck := v.busy || v.blocked
-	if v.moved != s.moved || !stuck {
-		s.moved, s.stalls = v.moved, 0
+	if v.moved != s.moved || !v.busy && !v.blocked {
+		s.moved, s.stuck = v.moved, v.now
 	}
-	since := func(tick uint32) uint32 { return uint32(max(0, int32(v.now-tick))) } // it may be later than now
-	quiet, still := since(s.quiet) >= ticks, since(s.still) >= ticks
-	if still {
-		s.still = v.now
-	}
-	if still && stuck {
-		s.stalls++
-	}
+	stalled := v.now-s.stuck >= 3*ticks
+	quiet, still := int32(v.now-s.quiet), int32(v.now-s.still) // negative if the clock has gone on
 	calm := v.listens && !v.busy
 	switch {
-	case s.stalls > 3 && v.busy:
+	case stalled && v.busy:
 		return false, 0, errStalled
-	case s.stalls > 3:
+	case stalled:
 		return false, 0, errUnclosed
-	case quiet && calm && s.pinged:
+	case quiet >= ticks && calm && s.pinged:
 		return false, 0, errSilent
-	case quiet && calm:
+	case quiet >= ticks && calm:
 		s.left.Store(s.rests)
 	}
-	if quiet || still {
+	if still >= ticks {
+		s.still = v.now
+	}
+	if quiet >= ticks || still >= ticks {
 		s.quiet, s.pinged = v.now, calm && !v.hixie
 		ping = !v.hixie
 	}
-	return ping, v.now + ticks - max(since(s.quiet), since(s.still)), nil
+	return ping, v.now + ticks - uint32(max(0, int32(v.now-s.quiet), int32(v.now-s.still))), nil
 }
 
 var (

@@ -474,6 +474,31 @@ func TestServeUnclosedWriter(t *testing.T) {
 	})
 }
 
+// So does the next write of any goroutine, whatever else is sent: here the client asks for pongs.
+func TestServeUnclosedWriterPongs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		wrote := make(chan error, 1)
+		s := &Server{Handler: Handler{OnOpen: func(c *Conn) {
+			if _, err := c.NextWriter(Text); err != nil {
+				t.Error(err)
+			}
+			go func() { wrote <- c.WriteMessage(Text, nil) }()
+		}}}
+		client := dialMem(t, serveMem(t, s, nil), nil)
+		go client.ReadMessage()
+		start := time.Now()
+		for len(wrote) == 0 && time.Since(start) < time.Hour {
+			client.Ping(t.Context())
+			time.Sleep(pingInterval / 3)
+		}
+		client.CloseNow()
+		if err := <-wrote; err != errUnclosed || time.Since(start) > 6*pingInterval {
+			t.Errorf("WriteMessage returned %v after %v", err, time.Since(start))
+		}
+		s.Shutdown(t.Context())
+	})
+}
+
 // A message that is long on its way, and goes on, holds others up without an end.
 func TestServeSlowWriter(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
