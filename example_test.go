@@ -45,35 +45,57 @@ func client(texts ...string) io.ReadWriter {
 	}{strings.NewReader(b.String()), io.Discard}
 }
 
-// A whole server: the loop that accepts connections, and a goroutine for each.
+// talkTo greets a client and answers each of its messages.
+func talkTo(conn net.Conn) error {
+	h := websocket.NewConn(conn, nil)
+	defer h.Close()
+	if _, err := websocket.ShakeHands(h); err != nil {
+		return err
+	}
+	if err := websocket.PutFrame(h, []byte("Do you read me, Lieutenant Bowie?")); err != nil {
+		return err
+	}
+	for {
+		msg, err := websocket.GetFrame(h)
+		if err != nil {
+			return err // io.EOF once the client has closed
+		}
+		if err := websocket.PutFrame(h, append(msg, ", meow."...)); err != nil {
+			return err
+		}
+	}
+}
+
+// A server without net/http: a loop that accepts connections, and a goroutine for each.
 func Example() {
-	listener, err := net.Listen("tcp", "localhost:12345")
+	listener, err := net.Listen("tcp", "localhost:0")
 	if err != nil {
 		log.Fatal(err)
 	}
-	for {
-		conn, err := listener.Accept()
-		if err != nil {
-			log.Fatal(err)
-		}
-		go func() {
-			h := websocket.NewConn(conn, nil)
-			defer h.Close()
-			if _, err := websocket.ShakeHands(h); err != nil {
-				log.Print(err)
+	defer listener.Close()
+	go func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
 				return
 			}
-			for {
-				msg, err := websocket.GetFrame(h)
-				if err != nil { // io.EOF when the client has closed
-					return
-				}
-				if err := websocket.PutFrame(h, append(msg, ", meow."...)); err != nil {
-					return
-				}
-			}
-		}()
+			go talkTo(conn)
+		}
+	}()
+
+	c, err := websocket.Dial(context.Background(), "ws://"+listener.Addr().String(), nil)
+	if err != nil {
+		log.Fatal(err)
 	}
+	defer c.Close()
+	websocket.PutFrame(c, []byte("I read you"))
+	for range 2 {
+		msg, err := websocket.GetFrame(c)
+		fmt.Printf("%s %v\n", msg, err)
+	}
+	// Output:
+	// Do you read me, Lieutenant Bowie? <nil>
+	// I read you, meow. <nil>
 }
 
 func ExampleNewConn() {
@@ -377,11 +399,14 @@ func ExampleConn_CloseWith() {
 
 // A chat: what one client says is sent to all others.
 func ExampleServer() {
+	mux := http.NewServeMux()
 	chat := &websocket.Server{}
 	chat.OnMessage = func(c *websocket.Conn, t websocket.MessageType, p []byte) {
-		chat.Broadcast(t, p, c)
+		chat.Broadcast(t, p, c) // to all but c
 	}
-	mux := http.NewServeMux()
+	chat.OnClose = func(c *websocket.Conn, err error) {
+		chat.Broadcast(websocket.Text, []byte("somebody left"))
+	}
 	mux.Handle("/chat", chat)
 	server := httptest.NewServer(mux) // in a program, http.Server.ListenAndServe
 	defer server.Close()
@@ -414,7 +439,7 @@ func ExampleServer() {
 type userKey struct{}
 
 // What a middleware has found out about a request goes into functions of its connection.
-func ExampleServer_Serve() {
+func ExampleServer_ServeHTTPWith() {
 	chat := &websocket.Server{}
 	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		user := r.Context().Value(userKey{})
@@ -591,6 +616,40 @@ func ExampleConn_Serve() {
 	// Output:
 	// text: welcome
 	// websocket: closed by the peer: 1000 (normal closure): that was all
+}
+
+// listen prints what a server sends, until ctx is done or the connection has ended.
+func listen(ctx context.Context, url string) error {
+	c, err := websocket.Dial(ctx, url, &websocket.Options{PingInterval: 20 * time.Second})
+	if err != nil {
+		return err // a *HandshakeError if the server has refused
+	}
+	defer context.AfterFunc(ctx, func() { c.CloseWith(websocket.CloseGoingAway, "") })()
+	return c.Serve(websocket.Handler{
+		OnMessage: func(c *websocket.Conn, t websocket.MessageType, p []byte) {
+			fmt.Printf("%s\n", p)
+		},
+	})
+}
+
+// A client that goes when a context is done.
+func ExampleConn_Serve_context() {
+	ctx, cancel := context.WithCancel(context.Background())
+	server := httptest.NewServer(&websocket.Server{Handler: websocket.Handler{
+		OnOpen: func(c *websocket.Conn) {
+			c.WriteMessage(websocket.Text, []byte("welcome"))
+			go func() {
+				c.Ping(ctx) // its pong comes when the client has printed that
+				cancel()
+			}()
+		},
+	}})
+	defer server.Close()
+
+	fmt.Println(listen(ctx, server.URL))
+	// Output:
+	// welcome
+	// websocket: closed: 1001 (going away)
 }
 
 // The client's side over any stream, here one in memory.
