@@ -248,6 +248,47 @@ func TestServePayloadClosed(t *testing.T) {
 	}
 }
 
+// TestServeLast expects no OnMessage after a callback, or another goroutine while one runs, has closed
+// the connection, whatever has arrived.
+func TestServeLast(t *testing.T) {
+	for name, end := range map[string]func(*Conn){
+		"CloseWith": func(c *Conn) { c.CloseWith(3000, "") },
+		"Close":     func(c *Conn) { c.Close() },
+		"CloseNow":  func(c *Conn) { c.CloseNow() },
+		"elsewhere": func(c *Conn) { wait(t, goErr(c.Close)) },
+	} {
+		for want, at := range []string{"open", "first", "second"} {
+			for _, size := range []int{1, 20_000} {
+				for _, hixie := range []bool{false, true} {
+					t.Run(fmt.Sprintf("%s/%s/%d/hixie=%t", name, at, size, hixie), func(t *testing.T) {
+						c, peer := barePeer(t, nil, false)
+						speakHixie(c, hixie)
+						wire := bytes.Repeat(toward(c, opText, strings.Repeat("m", size)), 4)
+						go peer.Write(append(wire, toward(c, opClose, "")...))
+						go io.Copy(io.Discard, peer)
+						calls := 0
+						c.Serve(Handler{
+							OnOpen: func(c *Conn) {
+								if want == 0 {
+									end(c)
+								}
+							},
+							OnMessage: func(c *Conn, _ MessageType, _ []byte) {
+								if calls++; calls == want {
+									end(c)
+								}
+							},
+						})
+						if calls != want {
+							t.Errorf("OnMessage was called %d times, want %d", calls, want)
+						}
+					})
+				}
+			}
+		}
+	}
+}
+
 // TestServeClose closes a connection from within each callback, and from another goroutine
 // while it runs.
 func TestServeClose(t *testing.T) {
