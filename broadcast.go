@@ -18,8 +18,8 @@ import (
 //
 // Every client gets broadcasts in the same order, each of them behind what WriteMessage
 // sent to that client before. Broadcast does not keep p, and does not allocate for every
-// client. It compresses p once, for clients with the window of Options.Deflate; those that have
-// asked for a smaller one get p as it is.
+// client. It compresses p once, without reference to earlier messages, for clients with the window
+// of Options.Deflate; those that have asked for a smaller one get p as it is.
 //
 // The error is about p: text that is not UTF-8, or more than Options.MaxQueue bytes.
 // Then it has been sent to nobody.

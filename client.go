@@ -195,7 +195,7 @@ func (c bodyConn) CloseWrite() error {
 // scheme of the URL, ws or wss, does not matter; to use TLS, pass a *tls.Conn.
 //
 // What is said of errors at Dial holds here, too. ClientHandshake does not follow redirects,
-// and leaves it to the caller to close rw if there is an error. The response may have 8 KiB.
+// and leaves it to the caller to close rw if there is an error.
 // If rw has no deadlines, closing it is also what ends a handshake that takes too long.
 func ClientHandshake(rw io.ReadWriter, rawURL string, o *Options) (*Conn, error) {
 	o = o.clone()

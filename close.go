@@ -24,9 +24,10 @@ func (c *Conn) Close() error { return c.CloseWith(CloseNormal, "") }
 // in progress, as that of a [net.Conn] does. If the transport has no Close method,
 // CloseWith sends the close frame and returns without waiting for an answer.
 //
-// On a connection that [Conn.Serve] or a [Server] serves, CloseWith only begins, whether it is
-// called in a callback or elsewhere: it returns at once. Serve does the rest, and OnClose tells
-// the end.
+// On a connection that [Conn.Serve] or a [Server] serves, CloseWith only begins: it returns
+// at once, in a callback or elsewhere, Serve does the rest, and OnClose tells the end. If a
+// callback has called it, OnMessage is not called any more. If another goroutine has, one call
+// may already be about to begin.
 //
 // Pending and later calls fail with a [*CloseError] that holds the code. If the
 // connection has already ended, or another call of CloseWith was first, CloseWith

@@ -12,15 +12,17 @@ import (
 	"strings"
 )
 
-// Deflate lets connections compress their messages with permessage-deflate (RFC 7692),
-// if the peer wants that too. The zero value is a good choice: nothing is remembered from
-// one message to the next, so that an idle connection needs hardly any memory for it. That
-// takes the peer as well: for a server that does not agree to forget, a client remembers up
-// to 32 KiB.
+// Deflate lets connections compress their messages with permessage-deflate (RFC 7692), which
+// every browser offers, if both sides want that. What was agreed on stands in Extensions of
+// [Conn.Request]. Messages are written and read as ever, and Options.MaxMessage limits what they
+// inflate to. The zero value is a good choice: nothing is remembered from one message to the next,
+// so that an idle connection needs hardly any memory for it. That takes the peer as well: for a
+// server that does not agree to forget, a client remembers up to 32 KiB.
 //
-// What is compressed takes processor time on both sides. And where a message holds both a
-// secret and what an attacker may choose, its size can tell the secret: send such messages
-// over a connection without compression.
+// Compression takes processor time on both sides, and it can betray secrets, even under TLS: where
+// a message, or with ContextTakeover one before it, holds both a secret and what an attacker may
+// choose, its size tells whether the two are alike (CRIME, BREACH). Send such messages over a
+// connection without compression.
 type Deflate struct {
 	// Level is a level of compress/flate, from flate.HuffmanOnly to
 	// flate.BestCompression. 0 means flate.BestSpeed.
@@ -33,7 +35,8 @@ type Deflate struct {
 	Threshold int
 
 	// ContextTakeover lets a message refer to those before it, which makes small
-	// messages that are alike much smaller. It applies to each direction whose
+	// messages that are alike much smaller: records in JSON of 200 bytes, in one
+	// measurement, 63 bytes each instead of 123. It applies to each direction whose
 	// receiver allows it. A connection then keeps up to 4 KiB of what it has sent and 32
 	// KiB of what it has received, or less with a smaller window. Some clients refer to
 	// earlier messages although they have agreed not to, which ends with

@@ -303,9 +303,32 @@ func (c CloseCode) sendable() bool {
 	return 1000 <= c && c <= 1003 || 1007 <= c && c <= 1014 || 3000 <= c && c <= 4999
 }
 
-// A CloseError says how a connection ended: by a close frame from either side, because
-// the peer broke a rule, or with CloseAbnormal because the transport ended or failed
-// without a closing handshake (RFC 6455, section 7.1.5).
+// A CloseError says how a connection ended: by a close frame from either side, because the
+// peer broke a rule, or with CloseAbnormal because the transport ended or failed without a
+// closing handshake (RFC 6455, section 7.1.5). What a read returns depends on how it ended:
+//
+//	                                GetFrame                the methods of Conn
+//	closed by the peer with         io.EOF                  *CloseError, which is io.EOF
+//	  1000, 1001 or no code                                   to errors.Is
+//	closed by the peer with         *CloseError             *CloseError
+//	  another code
+//	closed by this side             io.EOF                  *CloseError, which is
+//	                                                          net.ErrClosed to errors.Is,
+//	                                                          and io.EOF with those codes
+//	CloseNow                        io.EOF                  net.ErrClosed
+//	transport ended                 io.EOF                  *CloseError with 1006, which is
+//	  within a message              io.ErrUnexpectedEOF       io.ErrUnexpectedEOF to errors.Is
+//	transport failed                its error               the same, and wraps its error
+//	peer broke the protocol         *CloseError             *CloseError
+//	read deadline                   timeout, not final      timeout, not final
+//
+// [Conn.Read] returns what GetFrame does, unless this side has closed: then it returns io.EOF
+// for the codes with which a CloseError is that, and otherwise what the other methods do. Later
+// reads return the same error. What writes return, [Conn.WriteMessage] says.
+//
+// A client that reconnects does so, after a while, when the connection was lost (CloseAbnormal)
+// or the server stops (CloseGoingAway, CloseServiceRestart), and after ClosePolicyViolation from
+// a [Server] for which it has read too slowly.
 type CloseError struct {
 	Code   CloseCode
 	Reason string

@@ -32,8 +32,8 @@ type Options struct {
 	Deflate *Deflate
 
 	// Origins lists the origins, besides a server's own, whose pages may connect to it.
-	// Nil means none for Upgrade and a Server, and on a Conn, for GetRequest and
-	// ShakeHands, that all may. A pattern is an origin such as
+	// Nil means no others for Upgrade and a Server, and for GetRequest and ShakeHands that
+	// all pages may. A pattern is an origin such as
 	// "https://example.com" or "http://localhost:8080", with the scheme and without a
 	// path, in which one asterisk may stand for any part of the name of the host
 	// ("https://*.example.com") and one for any port ("http://localhost:*"). "null"
@@ -67,34 +67,37 @@ type Options struct {
 	// about redirects. Nil means http.DefaultClient.
 	HTTPClient *http.Client
 
-	// HandshakeTimeout is how long an opening handshake may take: for a client all
-	// of it, and for a server the reading of the request by GetRequest, on a
-	// transport that has read deadlines. Under net/http the request is read within
-	// the limits of the http.Server, and what bounds the response is this and 5
-	// seconds more. 0 means 10 seconds; a negative duration means no limit.
+	// HandshakeTimeout is how long an opening handshake may take: for a client all of it,
+	// and for a server until GetRequest, on a Conn whose transport has deadlines, has read
+	// the request. Beside net/http the http.Server limits that, with its ReadHeaderTimeout;
+	// over HTTP/1.1 Upgrade gives up on a client that lets it wait for longer than this and
+	// 5 seconds to write the response. 0 means 10 seconds; a negative duration means no
+	// limit.
 	HandshakeTimeout time.Duration
 
 	// CloseTimeout is how long a closing handshake may take before the
 	// transport is closed anyway. 0 or less means 5 seconds.
 	CloseTimeout time.Duration
 
-	// PingInterval is how long a connection may be silent while Conn.Serve runs. When
-	// nothing has come from the peer, or nothing was sent to it, for that time, or a
-	// tenth more at the latest, it is pinged, and its pong makes an end of both: proxies
-	// cut connections that are silent in either direction, many after 30 or 60 seconds.
-	// If nothing comes for one more PingInterval while Serve waits for messages, or the
-	// peer takes nothing of what is written to it in three to five, the connection is
-	// closed. Only Linux tells what the peer takes: elsewhere, and over HTTP/2, it is
-	// what the system has room for, some 64 KiB at a time or more. 0 means 20 seconds for
-	// the clients of a Server, and otherwise no pings; a negative duration means no
-	// pings. Hixie-76 has none.
+	// PingInterval is how long a connection that a Server or Conn.Serve serves may be silent.
+	// Proxies cut connections that are silent in either direction, many after 30 or 60
+	// seconds. So when for this long, or a tenth longer, nothing has come from the peer, or
+	// nothing was sent to it, a ping is sent, whose pong breaks the silence.
+	//
+	// The connection is closed if nothing at all comes for another PingInterval, unless a
+	// callback runs and keeps it from being read. It is closed, too, if for three to five the
+	// peer takes nothing of what is written to it. On Linux that is what its system has
+	// received; elsewhere, and over HTTP/2, it is what this system has room for, which may be
+	// 64 KiB at a time.
+	//
+	// 0 means 20 seconds for the connections of a Server, and no pings for others; a negative
+	// duration means no pings. Hixie-76 has none.
 	PingInterval time.Duration
 
-	// MaxQueue is how many bytes of messages may wait for a client that reads
-	// them more slowly than Server.Broadcast sends, or for any client after a burst.
-	// The connection of a client for which there would be more is closed with
-	// ClosePolicyViolation. It is to be larger than the largest message, so that more than
-	// one can wait. 0 or less means 1 MiB.
+	// MaxQueue is how many bytes of broadcasts may wait for one client of a Server, as it
+	// reads slowly or many are sent at once. A client for which more would wait is closed
+	// with ClosePolicyViolation. It is to be larger than the largest message, so that more
+	// than one can wait. 0 or less means 1 MiB.
 	MaxQueue int
 }
 

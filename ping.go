@@ -10,10 +10,11 @@ import (
 	"fmt"
 )
 
-// Ping sends a ping and waits for its pong, or until ctx is done. Another goroutine
-// has to read from c meanwhile, as that is how the pong is found, so Ping cannot be called
-// within a callback of [Conn.Serve]. For hixie-76, which
-// has no pings, the error wraps [errors.ErrUnsupported].
+// Ping sends a ping and waits for its pong, or until ctx is done. Another goroutine has to read
+// from c meanwhile, as that is how the pong is found. During a callback of [Conn.Serve] nobody
+// reads, so that a Ping in a callback waits until ctx is done: it belongs in another goroutine, or
+// is left to Options.PingInterval. For hixie-76, which has no pings, the error wraps
+// [errors.ErrUnsupported].
 func (c *Conn) Ping(ctx context.Context) error {
 	p, err := c.sendPing()
 	if err != nil {

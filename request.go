@@ -13,7 +13,22 @@ import (
 	"strings"
 )
 
-// A Version is a version of the WebSocket protocol.
+// A Version is a version of the WebSocket protocol. The client's request tells which. After the
+// opening handshake it makes no difference to a program, apart from what hixie-76 lacks:
+//
+//	                  RFC 6455                      hixie-76
+//	request           Sec-WebSocket-Key             Sec-WebSocket-Key1 and -Key2, and
+//	                                                eight bytes behind the head
+//	token             28 bytes, SHA-1 in base64     16 bytes, MD5
+//	messages          text and binary               text
+//	frame             header with a length,         byte 00, text, byte FF
+//	                  masked by the client
+//	fragments         yes                           no; NextWriter sends one frame
+//	pings             yes                           no; Ping is ErrUnsupported
+//	close             code and reason               bytes FF 00; read as CloseNoStatus
+//	subprotocols      a list, of which the          at most one
+//	                  server chooses
+//	compression       if both sides want it         no
 type Version uint8
 
 const (
@@ -87,8 +102,8 @@ type Request struct {
 // [PutResponse] accepts the client and [PutRefusal] turns it away, so that a server can
 // filter its clients by the contents of their requests.
 //
-// An invalid handshake is a [*HandshakeError] as soon as it is detected, and so is a
-// head of more than 8 KiB or 100 fields. If r ends before the first byte, the error is
+// An invalid handshake is a [*HandshakeError] as soon as it is detected, and so is a head that
+// is too large. If r ends before the first byte, the error is
 // io.EOF, and within the handshake io.ErrUnexpectedEOF. Errors of r are passed on.
 //
 // If r is a [Conn], GetRequest waits for at most Options.HandshakeTimeout, and refuses pages

@@ -21,13 +21,10 @@ type Handler struct {
 	// OnMessage returns. The next message is read after that, so an OnMessage
 	// that takes long slows its own peer down and nobody else.
 	//
-	// Nothing else is read meanwhile: no ping is answered and no close frame seen, so
-	// a peer that waits for a pong takes this side for dead. With the defaults of both
-	// sides a Server gives a client up 20 to 40 seconds after OnMessage was called; one
-	// that pings it, as Options.PingInterval says, it keeps. Other implementations wait
-	// about as long, for either side, and for pongs alone. So work that may take more
-	// than a few seconds belongs in a goroutine, which may write to the connection, with
-	// a bound on how much of it there is at once. The example does that.
+	// Nothing else is read meanwhile: no ping is answered and no close frame seen. A peer
+	// that waits for a pong takes this side for dead, after 20 to 40 seconds as a rule. So
+	// work that may take more than a few seconds belongs in a goroutine, which may write to
+	// the connection, with a bound on how much of it there is at once. The example does that.
 	OnMessage func(*Conn, MessageType, []byte)
 
 	// OnClose is called last, once, when nothing more can come from the
@@ -41,7 +38,9 @@ type Handler struct {
 // Serve reads messages and passes them to h, in the goroutine that calls it, until the
 // connection ends, and then closes it, with a closing handshake if there has been none. It
 // returns the error that OnClose has got, which is never nil. While it runs, methods that
-// read from c return an error. A read deadline that passes ends it, too.
+// read from c return an error. A read deadline that passes ends it, too. With Handler{}, which
+// has no functions, it discards all messages, and yet answers pings and a close frame: for a
+// connection that is only written to.
 //
 // If Options.PingInterval is positive, Serve pings, and finds out whether a silent peer is
 // still there. If a function of h panics, Serve begins to close the connection with

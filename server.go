@@ -56,9 +56,7 @@ type Server struct {
 
 // ServeHTTP answers the request, as [Upgrade] does. Over HTTP/1.1 it then returns, so that
 // the memory that net/http needs for a request is free while the connection lives; over
-// HTTP/2 it returns when the connection has ended. On a TCP or Unix socket, except on Windows,
-// Plan 9 and js, a connection that is new, or whose client has been silent for
-// Options.PingInterval, goes on in a new goroutine, whose stack is small.
+// HTTP/2 it returns when the connection has ended.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.ServeHTTPWith(w, r, s.Handler) }
 
 // ServeHTTPWith is ServeHTTP with functions for this connection alone, in place of s.Handler. They can
@@ -243,11 +241,11 @@ func (s *Server) NumConns() int {
 	return len(s.conns)
 }
 
-// Shutdown closes all connections with CloseGoingAway, behind all that was sent before apart
-// from broadcasts that still wait, for OnOpen or for the end of a message in fragments. It
-// waits until the last has ended and its OnClose has returned. When ctx is done it has the
-// transports of those that are left closed and returns the context's error. New clients are
-// refused with 503 from the beginning.
+// Shutdown closes all connections with CloseGoingAway, and waits until the last has ended and its
+// OnClose has returned. The close frame follows all that was sent before; only broadcasts are lost
+// that still wait for OnOpen to return, or for a message in fragments to end. When ctx is done
+// Shutdown has the transports of those that are left closed and returns the context's error. New
+// clients are refused with 503 from the beginning.
 //
 // [http.Server.Shutdown] does not close WebSocket connections, and waits only for those over
 // HTTP/2. So a program calls both, this one first. It must not call Shutdown from a function

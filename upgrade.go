@@ -20,22 +20,25 @@ import (
 // [http.Server] allows that: as of Go 1.26 it does with http2xconnect=1 in the environment
 // variable GODEBUG.
 //
-// Upgrade accepts clients that send no Origin, and pages whose origin is the server's own: the
-// host and port that the client asked for, with https, or if the connection is not encrypted,
-// with either scheme, as a proxy may have ended TLS. Pages of other origins are refused unless
-// Options.Origins allows them. The public origin has to be listed there behind a proxy that
-// changes Host, and so has an http origin that clients other than browsers send over TLS.
+// Upgrade accepts clients that send no Origin, as many do that are no browsers, and pages of the
+// server's own origin: the host and port that the client asked for, with https, or on a connection
+// without TLS, which a proxy may have ended, also with http. Pages of other origins are refused
+// unless Options.Origins allows them. Behind a proxy that changes Host, the public origin has to be
+// listed there; and for clients that come over TLS with an http origin, that one.
 //
 // The response has the fields of w.Header, such as cookies, and of Options.Header, apart from
-// those that an HTTP connection needs for itself. If there is an error, Upgrade has answered the request. The
-// error is a [*HandshakeError], except if the response could not be written.
+// those that an HTTP connection needs for itself. If there is an error, Upgrade has answered the
+// request. The error is a [*HandshakeError], except if the response could not be written. Middleware
+// that wraps w needs an Unwrap method, as for an [http.ResponseController].
 //
-// Over HTTP/1.1 the connection may be used after the handler has returned, which frees the
-// memory that net/http needs for a request, and ends the context of r. Over HTTP/2 the handler
-// must not return before the connection is closed, and a write deadline that passes ends reads
-// as well. A client that reads nothing at all from its connection, which carries other
-// requests too, holds up even CloseNow there, unless the WriteByteTimeout of the
-// [http.HTTP2Config] is set, and then for a few seconds more.
+// Over HTTP/1.1 the connection may be used after the handler has returned, for example by a
+// goroutine that it has started. To return frees the memory that net/http needs for a request, and
+// ends the context of r.
+//
+// Over HTTP/2 the handler must not return before the connection is closed, and a write deadline
+// that passes ends reads as well. The WriteByteTimeout of the [http.HTTP2Config] should be set:
+// without it a client that no longer reads from its HTTP/2 connection, which carries other requests
+// too, can hold up even CloseNow for ever.
 func Upgrade(w http.ResponseWriter, r *http.Request, o *Options) (*Conn, error) {
 	return upgrade(w, r, o.clone(), nil)
 }

@@ -1,6 +1,6 @@
-// Package websocket speaks the WebSocket protocol over any [io.ReadWriter] and beside
-// net/http: the standard, RFC 6455, and the older draft hixie-76. A server built with it
-// serves the clients of both on one port, with the same calls.
+// Package websocket speaks the WebSocket protocol beside net/http and over any [io.ReadWriter]:
+// the standard, RFC 6455, and the older draft hixie-76. A server built with it serves the
+// clients of both on one port, with the same calls; [Version] has the differences.
 //
 // # Servers and clients
 //
@@ -13,27 +13,25 @@
 //	http.Handle("/chat", chat)
 //
 // It pings silent clients, keeps slow ones from holding up others, and ends in order with
-// [Server.Shutdown]. [Upgrade] makes a single connection of a request, for a handler that
-// reads from it in a loop or passes it on:
+// [Server.Shutdown]. [Upgrade] makes a single [Conn] of a request, for a handler that reads in
+// a loop of its own:
 //
-//	http.HandleFunc("/echo", func(w http.ResponseWriter, r *http.Request) {
-//		c, err := websocket.Upgrade(w, r, nil)
+//	c, err := websocket.Upgrade(w, r, nil)
+//	if err != nil {
+//		return // Upgrade has answered the request
+//	}
+//	defer c.Close()
+//	for {
+//		t, p, err := c.ReadMessage()
 //		if err != nil {
-//			return // Upgrade has answered the request
+//			return
 //		}
-//		defer c.Close()
-//		for {
-//			t, p, err := c.ReadMessage()
-//			if err != nil {
-//				return
-//			}
-//			c.WriteMessage(t, p)
-//		}
-//	})
+//		c.WriteMessage(t, p)
+//	}
 //
 // Both accept only pages of the server's own origin, until Options.Origins names others.
-// [Dial] connects to a server. What it returns is a [Conn], as on the other side, and
-// [Conn.Serve] calls functions for a client, too.
+// [Dial] connects to a server. It returns a Conn, too, and [Conn.Serve] calls functions for any
+// Conn. The folder examples holds whole programs.
 //
 // # Streams
 //
@@ -47,126 +45,59 @@
 //	}
 //	for {
 //		msg, err := websocket.GetFrame(h)
-//		if err == io.EOF {
-//			return nil
-//		}
 //		if err != nil {
-//			return err
+//			return err // io.EOF once the client has closed
 //		}
 //		if err := websocket.PutFrame(h, msg); err != nil {
 //			return err
 //		}
 //	}
 //
-// [ShakeHands] accepts every client. A server that has to look at the request
-// first calls [GetRequest], and then [PutResponse] or [PutRefusal]:
+// [ShakeHands] accepts every client. A server that has to look at the request first calls
+// [GetRequest], and then [PutResponse] or [PutRefusal], as the example of GetRequest does.
+// [Server.ServeConn] has a Server serve a connection that was accepted so. [ClientHandshake] is the
+// client's side.
 //
-//	req, err := websocket.GetRequest(h)
-//	if bad, ok := errors.AsType[*websocket.HandshakeError](err); ok {
-//		websocket.PutRefusal(h, bad)
-//	}
-//	if err != nil {
-//		return err
-//	}
-//	if req.Origin != "https://example.com" {
-//		refusal := &websocket.HandshakeError{Status: http.StatusForbidden, Reason: "This origin is not served."}
-//		websocket.PutRefusal(h, refusal)
-//		return refusal
-//	}
-//	return websocket.PutResponse(h, req)
+// [GetFrame] and [PutFrame] exchange whole text messages. The methods of a [Conn] offer more:
+// binary messages, streams, pings, deadlines, and the codes of the closing handshake.
 //
-// [ClientHandshake] is the client's side of that.
-//
-// [GetFrame] and [PutFrame] exchange whole text messages. The methods of a Conn
-// offer more: the type of a message, reading without an allocation
-// ([Conn.AppendMessage]), streams ([Conn.NextReader], [Conn.NextWriter]), pings,
-// and the codes and reasons of the closing handshake. A Conn is also a
-// [net.Conn], for programs that expect one.
-//
-// The folder examples holds whole programs.
-//
-// # Bare streams
-//
-// A Conn holds state between calls: the version that its client speaks, and the
-// bytes that were read past the end of a message. The functions also take a
-// stream that is neither a Conn nor a struct that embeds a *Conn, which counts as one. On such
-// a stream they speak RFC 6455 as a server, and read exactly what they need: a frame with two
-// or three calls of Read, an opening handshake a few bytes at a time. That suits a handshake
-// whose connection is then handed to other code. Over a socket every Read is a system
-// call, of which a Conn needs far fewer.
-//
-// # Compression
-//
-// With [Options].Deflate messages are compressed by permessage-deflate (RFC 7692), which
-// every browser offers, if both sides want it. It is off by default, as it takes processor
-// time, and see [Deflate] for what it tells about secrets. No call changes: messages are
-// written and read as ever, and Options.MaxMessage limits their inflated size. What was agreed
-// on stands in Extensions of [Conn.Request].
-//
-// # Versions
-//
-// The client's request tells its version. After the opening handshake the version
-// makes no difference to a program, apart from what hixie-76 lacks:
-//
-//	                  RFC 6455                      hixie-76
-//	request           Sec-WebSocket-Key             Sec-WebSocket-Key1 and -Key2, and
-//	                                                eight bytes behind the head
-//	token             28 bytes, SHA-1 in base64     16 bytes, MD5
-//	messages          text and binary               text
-//	frame             header with a length,         byte 00, text, byte FF
-//	                  masked by the client
-//	fragments         yes                           no; NextWriter sends one frame
-//	pings             yes                           no; Ping is ErrUnsupported
-//	close             code and reason               bytes FF 00; read as CloseNoStatus
-//	subprotocols      a list, of which the          at most one
-//	                  server chooses
-//	compression       if both sides want it         no
+// A Conn remembers which version its client speaks, and what it has read past the end of a
+// message. The functions also take a bare stream: one that is neither a Conn nor a struct that
+// embeds a *Conn. There they speak RFC 6455 as a server, and read no byte that they do not
+// need, so that other code may go on with the stream. That takes several small reads for each
+// message, and more for a handshake, so a Conn is faster.
 //
 // # Errors
 //
-// What a read returns when a connection ends depends on how it ended:
+// A connection has ended when a read returns an error that is no timeout. The methods that read
+// messages then return a [*CloseError], with a code and a reason, even if the transport has just
+// ended, but [net.ErrClosed] after CloseNow. GetFrame and [Conn.Read] return io.EOF where a stream
+// would end. CloseError has a table. Whatever the error is, Close is still to be called.
 //
-//	                                GetFrame                the methods of Conn
-//	closed by the peer with         io.EOF                  *CloseError, which is io.EOF
-//	  1000, 1001 or no code                                   to errors.Is
-//	closed by the peer with         *CloseError             *CloseError
-//	  another code
-//	closed by this side             io.EOF                  *CloseError, which is
-//	                                                          net.ErrClosed to errors.Is,
-//	                                                          and io.EOF with those codes
-//	CloseNow                        io.EOF                  net.ErrClosed
-//	transport ended                 io.EOF                  *CloseError with 1006, which is
-//	  within a message              io.ErrUnexpectedEOF       io.ErrUnexpectedEOF to errors.Is
-//	transport failed                its error               the same, and wraps its error
-//	peer broke the protocol         *CloseError             *CloseError
-//	read deadline                   timeout, not final      timeout, not final
-//
-// [Conn.Read] returns what GetFrame does, but for a connection that this side has closed:
-// then its error is that of the other methods, or io.EOF if it is that to errors.Is.
-//
-// Whatever the error is, Close is still to be called. Later reads return the same error, and
-// so do writes once the connection is closed or a write has failed.
-//
-// A call that is wrong, or comes at the wrong time, returns an error that is [os.ErrInvalid]
-// to errors.Is. Text that is not UTF-8 is one reason; others are a message before the opening
-// handshake is finished, an answer to it after that, and a read while Serve reads. A write
-// that is refused so sends nothing, and the connection stays usable. The reader or writer of
-// a single message returns an error that is [os.ErrClosed] once the message is over.
+// An opening handshake that fails is a [*HandshakeError], unless the transport is to blame. A
+// call that is wrong, or comes at the wrong time, returns an error that is [os.ErrInvalid] to
+// errors.Is, such as for text that is not UTF-8, a message before the opening handshake is
+// finished, or a read while Serve reads. A write that is refused so sends nothing, and the
+// connection stays usable. The reader or writer of a single message returns an error that is
+// [os.ErrClosed] once the message is over.
 //
 // # Limits
 //
-// All input is bounded: a request head by 8 KiB and 100 fields, its arrival by
-// [Options].HandshakeTimeout if it is read through a Conn with deadlines, a message
-// by Options.MaxMessage, also while it is inflated, and by 16384 fragments and one more for
-// every 64 bytes (compressed, 8) before the last, a closing handshake by
-// Options.CloseTimeout. Memory grows with the bytes that have arrived, not with the
-// length that a peer announces. Under net/http it is the [http.Server] that bounds the
-// head, which a Conn then keeps, and its arrival.
+// All input is bounded. Most limits are fields of [Options] and have defaults: the size of
+// messages, the time for handshakes, silence, and what waits to be sent. Others are fixed:
 //
-// A Server bounds time as well: it closes the connections of clients that do not answer a
-// ping within Options.PingInterval, or take nothing of what is sent to them in five;
-// over HTTP/2 see also [Upgrade]. Elsewhere a client may be idle, and let a write wait, for
-// as long as it likes: see [Conn.Ping], [Conn.SetReadDeadline] and [Conn.SetWriteDeadline].
+//   - The head of a request that GetRequest reads may have 8 KiB and 100 fields, or it is
+//     refused with 431. The response to ClientHandshake may have 8 KiB. Beside net/http the
+//     [http.Server] and the [http.Transport] have limits for both.
+//   - A message may have 16384 fragments, one more for every 64 bytes of it, or for every 8 if
+//     it is compressed, and a last one. For more the connection is closed with
+//     ClosePolicyViolation.
+//
+// Memory grows with the bytes that have arrived, not with the length that a peer announces.
+//
+// A peer that is silent, or takes nothing of what is written to it, is waited for without end,
+// except as Options.PingInterval says. Elsewhere [Conn.Ping], [Conn.SetReadDeadline] and
+// [Conn.SetWriteDeadline] are the means.
 package websocket
 
 import (
@@ -181,7 +112,19 @@ import (
 	"time"
 )
 
-// A Conn is one end of a WebSocket connection over any [io.ReadWriter].
+// A Conn is one end of a WebSocket connection over any [io.ReadWriter]. It comes from [NewConn],
+// [Upgrade], [Dial] or [ClientHandshake]; the methods of the zero value panic.
+//
+//	read a message, to keep             ReadMessage
+//	  into memory of the caller         AppendMessage
+//	  of any size, as a stream          NextReader
+//	have functions called for each      Serve
+//	send a message                      WriteMessage
+//	  in fragments, as a stream         NextWriter
+//	see whether the peer is there       Ping
+//	close with a closing handshake      Close, CloseWith
+//	  without one                       CloseNow
+//	use it as a net.Conn                Read, Write, SetDeadline and others
 //
 // Any number of goroutines may use a Conn. Reads are serialized, and so are writes.
 // The methods that close the connection or set deadlines may be called at any time
@@ -221,9 +164,9 @@ var _ net.Conn = (*Conn)(nil)
 // return first.
 //
 // The Conn closes rw and sets its deadlines if rw has the methods of [net.Conn] for
-// that; it overrides deadlines that were set on rw itself. If rw is a *net.TCPConn or a
-// *net.UnixConn, a Conn that waits for input holds no buffer, except on Windows, Plan 9
-// and js.
+// that; it overrides deadlines that were set on rw itself. While a Conn is idle it keeps an
+// input buffer of 4 KiB, but none over a *net.TCPConn or *net.UnixConn, except on Windows,
+// Plan 9 and js.
 func NewConn(rw io.ReadWriter, o *Options) *Conn {
 	if c, ok := connOf(rw); ok {
 		return c
@@ -308,7 +251,8 @@ func (c *Conn) speak(v Version, p *deflateParams) {
 }
 
 // Request returns the client's opening handshake, on either side, or nil if it has not been
-// accepted yet. Each call makes a new copy, which is the caller's.
+// accepted yet. Each call makes a new copy, which is the caller's: to change it changes
+// nothing else, and what is needed for every message is better kept.
 func (c *Conn) Request() *Request {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -46,9 +46,12 @@ func (c *Conn) WriteMessage(t MessageType, p []byte) error {
 	return c.putLocked(finBit|byte(t), p, nil)
 }
 
-// Write sends p as one binary message, or for hixie-76 as a text message; see
-// [Conn.WriteMessage], which also sends text to other clients. If it fails and yet returns the
-// length of p, the write deadline has passed after the message was begun, which will be sent.
+// Write sends p as one binary message, or for hixie-76 as a text message. So do [fmt.Fprintf] and
+// [encoding/json.NewEncoder] with a Conn, where most peers expect text: that takes
+// [Conn.WriteMessage], or the writer that [Conn.NextWriter] returns.
+//
+// If Write fails and yet returns the length of p, the write deadline has passed after the message
+// was begun, which will be sent.
 func (c *Conn) Write(p []byte) (int, error) {
 	t := Binary
 	c.mu.Lock()
