@@ -1,0 +1,88 @@
+package websocket
+
+import (
+	"io"
+	"net"
+	"net/http"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// A program that accepts its clients itself hands them to a Server, which does for them what it
+// does for others.
+func TestServeConn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &Server{Options: Options{PingInterval: time.Second}}
+		ends := make(chan error, 10)
+		connect := func(h Handler) (*Conn, <-chan error) {
+			c, client := pipe(t, nil)
+			served := goErr(func() error { return s.ServeConn(c, h) })
+			return client, served
+		}
+		onClose := func(_ *Conn, err error) { ends <- err }
+		client, served := connect(Handler{OnClose: onClose})
+		panics, panicked := connect(Handler{OnMessage: func(*Conn, MessageType, []byte) { panic(http.ErrAbortHandler) }, OnClose: onClose})
+		silent, given := barePeer(t, nil, false)
+		gone := goErr(func() error { return s.ServeConn(silent, Handler{OnClose: onClose}) })
+		go io.Copy(io.Discard, given) // and no pong
+		messages := make(chan string, 10)
+		go func() {
+			for {
+				_, p, err := client.ReadMessage()
+				if err != nil {
+					return
+				}
+				messages <- string(p)
+			}
+		}()
+		synctest.Wait()
+		if n := s.NumConns(); n != 3 {
+			t.Errorf("%d connections", n)
+		}
+		if s.Broadcast(Text, []byte("to all")); wait(t, messages) != "to all" {
+			t.Error("no broadcast")
+		}
+		if _, p, err := panics.ReadMessage(); string(p) != "to all" || err != nil {
+			t.Errorf("%q, %v", p, err)
+		}
+		panics.WriteMessage(Text, nil)
+		go panics.ReadMessage()
+		err := wait(t, panicked)
+		checkCode(t, err, CloseInternalError, byUs)
+		if got := wait(t, ends); got != err {
+			t.Errorf("ServeConn returned %v, and OnClose got %v", err, got)
+		}
+		if err := wait(t, gone); err != errSilent || wait(t, ends) != err {
+			t.Error("of a silent client ServeConn returned", err)
+		}
+		late, lateClient := pipe(t, nil)
+		shut := goErr(func() error { return s.ShutdownWith(t.Context(), CloseServiceRestart, "soon") })
+		synctest.Wait()
+		lateEnd := goErr(func() error { _, _, err := lateClient.ReadMessage(); return err })
+		if err := s.ServeConn(late, Handler{OnOpen: func(*Conn) { t.Error("OnOpen is called") }}); err != http.ErrServerClosed {
+			t.Error("while it shuts down, ServeConn returned", err)
+		}
+		checkCode(t, wait(t, lateEnd), CloseServiceRestart, byPeer)
+		checkCode(t, wait(t, served), CloseServiceRestart, byUs)
+		if err := wait(t, shut); err != nil {
+			t.Error(err)
+		}
+
+		s = new(Server)
+		raw, peer := net.Pipe()
+		c := NewConn(raw, nil)
+		go io.WriteString(peer, rfcHead)
+		if _, err := GetRequest(c); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.ServeConn(c, Handler{}); err != errUnfinished || s.NumConns() != 0 {
+			t.Error("before the handshake is over ServeConn returned", err)
+		}
+		if err := s.Shutdown(t.Context()); err != nil {
+			t.Error(err)
+		}
+		c.CloseNow()
+		peer.Close()
+	})
+}
