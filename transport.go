@@ -484,13 +484,18 @@ func (t *transport) setWriteDeadline(at time.Time) error {
 	if !ok {
 		return os.ErrNoDeadline
 	}
-	d := t.times()
-	if d.write = at; t.own {
+	if t.own {
+		t.times().write = at
 		return nil
 	}
-	d.set = at
+	err := rw.SetWriteDeadline(at)
+	if err != nil {
+		at = time.Time{} // some have the method, but no deadlines
+	}
+	d := t.times()
+	d.write, d.set = at, at
 	t.forget()
-	return rw.SetWriteDeadline(at)
+	return err
 }
 
 // writeDeadline returns the deadline for the caller's writes, or the zero time.

@@ -381,6 +381,26 @@ func TestWriteDeadlineBeforeWriters(t *testing.T) {
 	})
 }
 
+// A fixedConn has the methods for deadlines, but no deadlines.
+type fixedConn struct{ net.Conn }
+
+func (fixedConn) SetWriteDeadline(time.Time) error { return errors.ErrUnsupported }
+
+// A deadline that the transport has not taken does not count.
+func TestWriteDeadlineRefused(t *testing.T) {
+	a, b := net.Pipe()
+	c, peer := newConn(fixedConn{a}, nil, false), newConn(b, nil, true)
+	defer peer.CloseNow()
+	defer c.CloseNow()
+	if err := c.SetWriteDeadline(time.Unix(1, 0)); err != errors.ErrUnsupported {
+		t.Error("SetWriteDeadline returned", err)
+	}
+	go peer.ReadMessage()
+	if err := c.WriteMessage(Text, nil); err != nil {
+		t.Error("WriteMessage returned", err)
+	}
+}
+
 // However often writes time out, no more than one message of each waits.
 func TestWriteDeadlineMemory(t *testing.T) {
 	for _, size := range []int{1000, 100_000} {
