@@ -10,7 +10,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -604,7 +603,7 @@ func TestBroadcastLag(t *testing.T) {
 	for _, size := range []int{100, 10_000, lag / 2} {
 		a, b := socketPair(t, "tcp", "127.0.0.1:0")
 		a.(*net.TCPConn).SetWriteBuffer(16 << 10) // so that most of it waits
-		b.(*net.TCPConn).SetReadBuffer(16 << 10)
+		b.(*net.TCPConn).SetReadBuffer(64 << 10)  // a smaller one makes TCP pause
 		s := &Server{Options: Options{MaxQueue: limit}}
 		c := newConn(a, nil, false)
 		c.beginServe(new(clock), -1, 0)
@@ -612,24 +611,33 @@ func TestBroadcastLag(t *testing.T) {
 		s.begin()
 		s.add(c)
 		frame := len(appendFrame(nil, finBit|opBinary, make([]byte, size), false))
-		var read, sent atomic.Int64
+		sent := int64(0)
+		var read atomic.Int64
+		more := make(chan bool, 1) // has been read
 		done := goErr(func() error {
+			defer close(more)
 			p := make([]byte, 32<<10)
 			for {
 				n, err := b.Read(p)
 				if read.Add(int64(n)); err != nil {
 					return err
 				}
+				select {
+				case more <- true:
+				default:
+				}
 			}
 		})
 		p := make([]byte, size)
 		for range min(total/size, 20_000) {
-			for sent.Load()+int64(frame)-read.Load() > lag {
-				runtime.Gosched()
+			for sent+int64(frame)-read.Load() > lag {
+				if !<-more {
+					t.Fatal("the client cannot read: ", <-done)
+				}
 			}
-			sent.Add(int64(frame))
+			sent += int64(frame)
 			if s.Broadcast(Binary, p); !c.isOpen() {
-				t.Fatalf("closed when %d of %d bytes had been read", read.Load(), sent.Load())
+				t.Fatalf("closed when %d of %d bytes had been read", read.Load(), sent)
 			}
 		}
 		c.CloseNow()
