@@ -109,6 +109,16 @@ func TestRequestMemory(t *testing.T) {
 		runtime.KeepAlive(kept)
 		return int(after.HeapAlloc-before.HeapAlloc) / n
 	}
+	// more returns how much more b holds than a. What other tests have left behind may be freed
+	// meanwhile, so more than the limit is measured again.
+	more := func(a, b func() any, limit int) (size int) {
+		for range 3 {
+			if size = held(b) - held(a); size <= limit {
+				break
+			}
+		}
+		return size
+	}
 	open := map[string]func(head string) *Conn{
 		"Upgrade": func(head string) *Conn {
 			c, err := Upgrade(newHijackWriter(), parsedRequest(t, head), &Options{Origins: []string{"*"}})
@@ -143,25 +153,26 @@ func TestRequestMemory(t *testing.T) {
 	}
 	for way, open := range open {
 		for name, head := range heads {
-			bare := held(func() any {
+			bare := func() any {
 				c := open(head)
 				c.req = nil
 				return c
-			})
-			kept := held(func() any { return open(head) })
-			if kept-bare > len(head)*6/5 {
-				t.Errorf("%s, %s: %d bytes of a head of %d", way, name, kept-bare, len(head))
+			}
+			kept := func() any { return open(head) }
+			limit := len(head) * 6 / 5
+			if size := more(bare, kept, limit); size > limit {
+				t.Errorf("%s, %s: %d bytes of a head of %d", way, name, size, len(head))
 			}
 			if name != "long Cookie" {
 				continue // the maps are larger than the text
 			}
-			shared := held(func() any {
+			shared := func() any {
 				c := open(head)
 				r := c.Request()
 				return both{c, r, c.Request()}
-			})
-			if shared-kept > len(head) {
-				t.Errorf("%s, %s: two Requests hold %d bytes more, of a head of %d", way, name, shared-kept, len(head))
+			}
+			if size := more(kept, shared, len(head)); size > len(head) {
+				t.Errorf("%s, %s: two Requests hold %d bytes more, of a head of %d", way, name, size, len(head))
 			}
 		}
 	}
