@@ -81,7 +81,7 @@ func closeBare(w io.Writer, err error) error {
 
 // putBare sends a frame as an RFC 6455 server, with one call of w.Write.
 func putBare(w io.Writer, opcode byte, p []byte) error {
-	out := newScratch()
+	out := newScratch(len(p))
 	defer out.free()
 	out.b = appendFrame(out.b, finBit|opcode, p, false)
 	return writeFull(w, out.b)

@@ -57,7 +57,7 @@ func (s *Server) send(t MessageType, p []byte, to iter.Seq[*Conn]) error {
 		return misuse("a broadcast is larger than Options.MaxQueue")
 	}
 	limit = min(limit, math.MaxInt-maxHeader) + maxHeader // the largest fits, with its header
-	all := newScratch()
+	all := newScratch(len(p))
 	defer all.free()
 	var frames [encodings][2]int // where in all
 

@@ -35,10 +35,13 @@ var (
 
 func newOutput() *output { return outputs.Get().(*output) }
 
-// newScratch returns an output for frames, or for what is made on the way to them, of any size.
-func newScratch() *output {
-	if o, ok := largeOutputs.Get().(*output); ok {
-		return o
+// newScratch returns an output for a frame with a payload of size bytes, or for what is made on the
+// way to it.
+func newScratch(size int) *output {
+	if size > batchSize {
+		if o, ok := largeOutputs.Get().(*output); ok {
+			return o
+		}
 	}
 	return newOutput()
 }

@@ -59,7 +59,7 @@ func (d *deflater) compressor(history []byte) *compressor {
 // appendMessage appends a frame with p as a whole message that does not refer to others.
 // It is not masked.
 func (d *deflater) appendMessage(dst []byte, first byte, p []byte) []byte {
-	out := newScratch()
+	out := newScratch(len(p))
 	defer out.free()
 	message, rsv := d.message(out, nil, p)
 	return appendFrame(dst, first|rsv, message, false)

@@ -31,14 +31,15 @@ type transport struct {
 	held  error          // for the next read: it came with the last bytes, or from try
 	now   *atomic.Uint32 // of the clock that looks at this, or nil
 	heard atomic.Uint32  // when something was read last
-	sent  uint32         // when something was written last; guarded as deadlines
-	shuts bool           // rw can be closed
-	own   bool           // a write that does not heed the caller's deadline is in progress
-	moved atomic.Uint32  // counts writes that rw has taken
-	taken atomic.Int64   // bytes that rw has taken since beginWrite
+	taken atomic.Uint32  // bytes that rw has taken, modulo 2^32
 	rw    io.ReadWriter
+	shuts bool // rw can be closed
 
-	deadlines *deadlines // or nil: there are none; the lock of a Conn guards them, and own
+	// The lock of a Conn guards these.
+	own       bool       // a write that does not heed the caller's deadline is in progress
+	sent      uint32     // when something was written last
+	before    uint32     // bytes that rw had taken at beginWrite
+	deadlines *deadlines // or nil: there are none
 }
 
 // deadlines are the times at which reads and writes end.
@@ -238,22 +239,15 @@ func (t *transport) hear() {
 	}
 }
 
-// progress returns a number that changes when rw has taken a write, or as far as the system tells,
-// when the peer has taken something of it.
-func (t *transport) progress() uint32 {
-	return t.moved.Load()<<24 ^ uint32(unsent(t.rw))
-}
+// progress returns how many bytes, modulo 2^32, the peer has taken as far as the system tells, or
+// else rw. It changes when there is progress.
+func (t *transport) progress() uint32 { return t.taken.Load() - uint32(unsent(t.rw)) }
 
 // takenNow returns how many bytes rw has taken since beginWrite.
-func (t *transport) takenNow() int { return int(t.taken.Load()) }
+func (t *transport) takenNow() int { return int(t.taken.Load() - t.before) }
 
 // take notes that rw has taken n bytes.
-func (t *transport) take(n int) {
-	if n > 0 {
-		t.taken.Add(int64(n))
-		t.moved.Add(1)
-	}
-}
+func (t *transport) take(n int) { t.taken.Add(uint32(n)) }
 
 // write writes head and then tail, which may be empty, with one call unless they are large. It
 // returns what rw has not taken, which is nothing if there is no error.
@@ -518,7 +512,7 @@ func (t *transport) expired() error {
 // caller's own, never, unless limitWrite is called.
 func (t *transport) beginWrite(own bool) {
 	t.own = own
-	t.taken.Store(0)
+	t.before = t.taken.Load()
 	if t.deadlines == nil {
 		return
 	}

@@ -284,7 +284,7 @@ func (c *Conn) writeCompressedLocked(t MessageType, p []byte) error {
 	c.mu.assertLocked()
 	z, history, ordered := c.write.compress()
 	c.mu.Unlock()
-	out := newScratch()
+	out := newScratch(len(p))
 	defer out.free()
 	message, rsv := z.message(out, history, p)
 	c.mu.Lock()
