@@ -163,6 +163,11 @@ func (e *ending) expire() { e.late = true }
 
 func (e *ending) isLate() bool { return e.late }
 
-// shut notes that the transport is being closed, and closed that it has been.
-func (e *ending) shut()   { e.unopened, e.phase = e.isUnopened(), phaseShut }
+// shut notes that the transport is being closed, so that no write can succeed, and closed that it
+// has been.
+func (e *ending) shut() {
+	e.unopened, e.phase = e.isUnopened(), phaseShut
+	e.writeErr = cmp.Or(e.writeErr, net.ErrClosed)
+}
+
 func (e *ending) closed() { e.phase = phaseClosed }

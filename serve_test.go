@@ -707,10 +707,12 @@ type halfConn struct{ net.Conn }
 
 func (halfConn) Read([]byte) (int, error) { return 0, io.EOF }
 
-// A peer that has half-closed and does not read cannot hold up an OnClose that writes.
+// A peer that has half-closed and does not read cannot hold up an OnClose that writes. Nor can a
+// writer that is open.
 func TestServeOnCloseWrites(t *testing.T) {
 	for _, timeout := range []time.Duration{0, time.Second} {
-		for _, client := range []bool{false, true} {
+		for i := range 4 {
+			client, open := i&1 != 0, i&2 != 0
 			synctest.Test(t, func(t *testing.T) {
 				a, peer := net.Pipe()
 				defer peer.Close()
@@ -719,7 +721,12 @@ func TestServeOnCloseWrites(t *testing.T) {
 				start := time.Now()
 				var written error
 				served := goErr(func() error {
-					return c.Serve(Handler{OnClose: func(c *Conn, _ error) { written = c.WriteMessage(Text, []byte("left")) }})
+					return c.Serve(Handler{OnClose: func(c *Conn, _ error) {
+						if open {
+							c.NextWriter(Text)
+						}
+						written = c.WriteMessage(Text, []byte("left"))
+					}})
 				})
 				if err := wait(t, served); cause(err) != io.EOF || written == nil {
 					t.Errorf("Serve: %v, WriteMessage: %v", err, written)

@@ -381,6 +381,24 @@ func TestWriteDeadlineBeforeWriters(t *testing.T) {
 	})
 }
 
+// A message that waits behind a late one ends with the transport, though the timer that was to write
+// that one has been stopped, as when the time for the closing handshake is over.
+func TestWriteDeadlineShut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, _ := barePeer(t, nil, false)
+		c.mu.Lock()
+		c.write.put(finBit|opText, []byte("late"))
+		c.write.stick()
+		c.mu.Unlock()
+		wrote := goErr(func() error { return c.WriteMessage(Text, nil) })
+		synctest.Wait()
+		c.shut()
+		if err := wait(t, wrote); err != net.ErrClosed {
+			t.Error("WriteMessage returned", err)
+		}
+	})
+}
+
 // A fixedConn has the methods for deadlines, but no deadlines.
 type fixedConn struct{ net.Conn }
 
