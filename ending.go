@@ -109,6 +109,9 @@ func (e *ending) stopWrites(err error) bool {
 
 // breakWrites notes that the transport has failed to write.
 func (e *ending) breakWrites(err error) {
+	if isTimeout(err) {
+		err = finalError{err}
+	}
 	e.broken = err
 	e.writeErr = cmp.Or(e.writeErr, err)
 }

@@ -51,6 +51,10 @@ func (e timeoutError) Is(target error) bool { return target == os.ErrDeadlineExc
 func (e timeoutError) Timeout() bool        { return true }
 func (e timeoutError) Temporary() bool      { return true }
 
+// A finalError is a timeout that has ended all writes. It does not look like one, as a program
+// would try again.
+type finalError struct{ error }
+
 // A HandshakeError says why an opening handshake failed.
 type HandshakeError struct {
 	// Status is an HTTP status: for PutRefusal, or what a server has refused a client with. It

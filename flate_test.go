@@ -606,7 +606,8 @@ func TestDeflateFaults(t *testing.T) {
 							}
 							c.SetWriteDeadline(time.Time{})
 							first := c.WriteMessage(Text, p)
-							if !errors.Is(first, tt.want) {
+							stalled := tt.want == os.ErrDeadlineExceeded && first == finalError{errStalled} // in the end
+							if !stalled && !errors.Is(first, tt.want) {
 								t.Errorf("%s: later: %v", name, first)
 							}
 							for w, write := range deflateWriters {

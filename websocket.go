@@ -314,7 +314,8 @@ func (c *Conn) limitRead(at time.Time) bool {
 // begun stays, and goes out before all that is sent later: [Conn.Write] tells them apart, as it
 // returns 0 or the length of the message. Set a new deadline and go on, or call Close. But over
 // HTTP/2, and if the transport is a [crypto/tls.Conn], no write can succeed after one has been
-// interrupted.
+// interrupted. The error of writes that cannot succeed any more does not wrap
+// [os.ErrDeadlineExceeded].
 //
 // If the transport has no deadlines, the error is [os.ErrNoDeadline].
 func (c *Conn) SetWriteDeadline(t time.Time) error {

@@ -410,25 +410,31 @@ func (c *Conn) send(head, tail []byte, by patience) (_, _ []byte, err error) {
 	}
 	var seen uint32 // the progress that there was when it took too long
 	for {
-		c.limitWrite()
+		limit := c.limitWrite()
 		if head, _, err = c.t.write(head, nil); !isTimeout(err) {
 			return head, nil, err
 		}
-		if now := c.t.progress(); now != seen {
+		switch now := c.t.progress(); {
+		case now != seen:
 			seen = now
-			continue
+		case time.Now().Before(limit): // as a tls.Conn is for good, once it was interrupted
+			return head, nil, fmt.Errorf("websocket: the transport writes nothing more after a timeout: %w", err)
+		default:
+			return head, nil, errStalled
 		}
-		return head, nil, errStalled
 	}
 }
 
-// limitWrite sets a deadline for a write of the library's own, unless Serve looks after the peer.
-func (c *Conn) limitWrite() {
+// limitWrite sets a deadline for a write of the library's own, unless Serve looks after the peer,
+// and returns the time up to which the write can take.
+func (c *Conn) limitWrite() time.Time {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	limit := time.Now().Add(stallTime)
 	if c.serve.watcher() == nil {
-		c.t.limitWrite(time.Now().Add(stallTime))
+		c.t.limitWrite(limit)
 	}
+	return limit
 }
 
 // writeLaterLocked has the timer's goroutine write the output after d, unless it has been

@@ -1,11 +1,14 @@
 package websocket
 
 import (
+	"cmp"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
 	"net"
+	"net/http/httptest"
 	"os"
 	"strings"
 	"testing"
@@ -460,12 +463,64 @@ func TestStalledPong(t *testing.T) {
 			}
 			c.SetWriteDeadline(time.Now().Add(time.Second))
 			err := c.WriteMessage(Text, nil)
-			if reads && err != errSending || !reads && err != errStalled {
+			if reads && err != errSending || !reads && err != (finalError{errStalled}) {
 				t.Errorf("when the peer reads: %t, WriteMessage returned %v", reads, err)
 			}
 			if err := c.CloseNow(); err != nil {
 				t.Error(err)
 			}
+		})
+	}
+}
+
+// A write that has timed out may be tried again with a new deadline, until the connection cannot
+// write any more: the error that says so is no timeout, or whoever tries again never ends.
+func TestWriteDeadlineFinal(t *testing.T) {
+	certs := httptest.NewUnstartedServer(nil)
+	certs.StartTLS() // for its certificate
+	certs.Close()
+	for _, tt := range []struct {
+		name string
+		wrap func(net.Conn) io.ReadWriter
+		want string
+	}{
+		{"stalled", func(conn net.Conn) io.ReadWriter { return conn }, "does not read"},
+		{"TLS", func(conn net.Conn) io.ReadWriter {
+			return tls.Server(conn, &tls.Config{Certificates: certs.TLS.Certificates, SessionTicketsDisabled: true})
+		}, "after a timeout"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				conn, peer := net.Pipe()
+				defer peer.Close()
+				rw := tt.wrap(conn)
+				if secure, ok := rw.(*tls.Conn); ok {
+					shaken := goErr(tls.Client(peer, &tls.Config{InsecureSkipVerify: true}).Handshake)
+					if err := cmp.Or(secure.Handshake(), wait(t, shaken)); err != nil {
+						t.Fatal(err)
+					}
+				}
+				c := NewConn(rw, nil)
+				defer c.CloseNow()
+				var err error
+				for n := range 1000 {
+					c.SetWriteDeadline(time.Now().Add(time.Second))
+					err = c.WriteMessage(Text, []byte("hello"))
+					if n == 0 && !isWriteTimeout(err) {
+						t.Error("the first write returned", err)
+					}
+					if !errors.Is(err, os.ErrDeadlineExceeded) {
+						break
+					}
+					synctest.Wait()
+				}
+				if err == nil || errors.Is(err, os.ErrDeadlineExceeded) || isTimeout(err) || !strings.Contains(err.Error(), tt.want) {
+					t.Errorf("writes that were tried again ended with %v", err)
+				}
+				if _, again := c.Write(nil); again != err {
+					t.Errorf("a later write returned %v, and not %v", again, err)
+				}
+			})
 		})
 	}
 }
@@ -500,7 +555,7 @@ func TestServeUnclosedWriter(t *testing.T) {
 		}
 		start := time.Now()
 		go client.ReadMessage() // and the client answers pings
-		if err := <-wrote; err != errUnclosed {
+		if err := <-wrote; err != (finalError{errUnclosed}) {
 			t.Error("WriteMessage returned", err)
 		}
 		if err := <-end; err != errUnclosed || time.Since(start) > 6*pingInterval {
@@ -530,7 +585,7 @@ func TestServeUnclosedWriterPongs(t *testing.T) {
 			time.Sleep(pingInterval / 3)
 		}
 		client.CloseNow()
-		if err := <-wrote; err != errUnclosed || time.Since(start) > 6*pingInterval {
+		if err := <-wrote; err != (finalError{errUnclosed}) || time.Since(start) > 6*pingInterval {
 			t.Errorf("WriteMessage returned %v after %v", err, time.Since(start))
 		}
 		s.Shutdown(t.Context())
