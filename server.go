@@ -61,8 +61,11 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.ServeHTTP
 
 // ServeHTTPWith is ServeHTTP with functions for this connection alone, in place of s.Handler. They can
 // hold what belongs to it: its state, or what a handler has found out about the request, such
-// as the user. If the client is refused, none of them is called. The context of r ends with
-// the handler, so functions that need its values take [context.WithoutCancel] of it.
+// as the user. If the client is refused, none of them is called.
+//
+// Over HTTP/1.1 the functions are called when the handler has returned, or is about to. What
+// they need of r and its context is to be looked up before: by then the context has ended, and
+// a router may have reused the memory of its parameters for another request, as chi does.
 func (s *Server) ServeHTTPWith(w http.ResponseWriter, r *http.Request, h Handler) {
 	if !s.begin() {
 		refuse(w, r, &HandshakeError{Status: http.StatusServiceUnavailable, Reason: "the server is shutting down"})
@@ -111,6 +114,7 @@ func (s *Server) ServeHTTPWith(w http.ResponseWriter, r *http.Request, h Handler
 // of c stay as they are, apart from PingInterval, which is that of s.
 //
 // Once s shuts down, ServeConn closes c with the same code, and returns [http.ErrServerClosed].
+// For connections that still shake hands s does not wait.
 func (s *Server) ServeConn(c *Conn, h Handler) error {
 	if !s.begin() {
 		c.CloseWith(s.down.Code, s.down.Reason)
