@@ -14,7 +14,8 @@ import (
 // Broadcast sends p as one message to all connections of s but those excepted. It does not
 // wait for any of them: a client that reads more slowly gets its messages later, and one for
 // which more than Options.MaxQueue bytes would have to wait is closed with
-// ClosePolicyViolation. Clients of hixie-76 get no binary messages.
+// ClosePolicyViolation. Clients of hixie-76 get no binary messages. Broadcast calls no function
+// of Handler, so that it may be called with a lock held that these need.
 //
 // Every client gets broadcasts in the same order, each of them behind what WriteMessage
 // sent to that client before. Broadcast does not keep p, and does not allocate for every

@@ -805,14 +805,20 @@ func TestSend(t *testing.T) {
 	})
 }
 
-// A client that does not read holds up neither Send nor those that get the same.
+// A client that does not read holds up neither Send nor those that get the same, although Send is
+// called with a lock held that OnClose needs.
 func TestSendSlowClient(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		opened := make(chan *Conn, 1)
+		var mu sync.Mutex
 		ends := make(map[*Conn]error)
 		s := &Server{Options: Options{MaxQueue: 1000}}
 		s.OnOpen = func(c *Conn) { opened <- c }
-		s.OnClose = func(c *Conn, err error) { ends[c] = err } // no other runs at that time
+		s.OnClose = func(c *Conn, err error) {
+			mu.Lock()
+			defer mu.Unlock()
+			ends[c] = err
+		}
 		p := servePiped(t, s)
 		p.join(t, "/", nil)
 		slow := <-opened
@@ -821,7 +827,10 @@ func TestSendSlowClient(t *testing.T) {
 		start := time.Now()
 		for i := range 100 {
 			text := fmt.Sprintf("%099d", i)
-			if err := s.Send(Text, []byte(text), slow, quick); err != nil {
+			mu.Lock()
+			err := s.Send(Text, []byte(text), slow, quick)
+			mu.Unlock()
+			if err != nil {
 				t.Fatal(err)
 			}
 			expectMessages(t, reader, text)

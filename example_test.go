@@ -12,7 +12,9 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/54eee7d7/websocket"
@@ -516,16 +518,31 @@ func ExampleHandler() {
 // Rooms: what a client says is sent to those that have come by the same path.
 func ExampleServer_Send() {
 	chat := &websocket.Server{}
-	chat.OnMessage = func(c *websocket.Conn, t websocket.MessageType, p []byte) {
-		var room []*websocket.Conn // a busy server would keep that in a map
-		for other := range chat.Conns() {
-			if other.Request().Path == c.Request().Path {
-				room = append(room, other)
-			}
-		}
-		chat.Send(t, p, room...)
-	}
-	server := httptest.NewServer(chat)
+	var mu sync.Mutex
+	rooms := map[string][]*websocket.Conn{}
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		room := r.URL.Path
+		chat.ServeHTTPWith(w, r, websocket.Handler{
+			OnOpen: func(c *websocket.Conn) {
+				mu.Lock()
+				defer mu.Unlock()
+				rooms[room] = append(rooms[room], c)
+			},
+			OnMessage: func(c *websocket.Conn, t websocket.MessageType, p []byte) {
+				mu.Lock()
+				defer mu.Unlock() // Send waits for nobody
+				chat.Send(t, p, rooms[room]...)
+			},
+			OnClose: func(c *websocket.Conn, err error) {
+				mu.Lock()
+				defer mu.Unlock()
+				rooms[room] = slices.DeleteFunc(rooms[room], func(o *websocket.Conn) bool { return o == c })
+				if len(rooms[room]) == 0 {
+					delete(rooms, room)
+				}
+			},
+		})
+	}))
 	defer server.Close()
 
 	for _, room := range []string{"/tea", "/coffee"} {
