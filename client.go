@@ -34,8 +34,8 @@ const maxRefusal = 4 << 10 // bytes of a refusal's body that a client keeps
 // proxies and TLS, adds cookies and follows redirects. An HTTP proxy tunnels ws as well as wss
 // (RFC 6455, section 4.1), if the client's Transport is an [*http.Transport]; another one
 // decides that for itself. Dial offers Options.Protocols and adds Options.Header, in which Host
-// and Origin may be set as well. ctx, and Options.HandshakeTimeout, end with the opening
-// handshake; they do not affect the Conn.
+// and Origin may be set as well. ctx, Options.HandshakeTimeout and the client's Timeout limit the
+// opening handshake; they do not affect the Conn.
 //
 // Redirects from wss to ws are not followed. Authorization, Cookie and Proxy-Authorization of
 // Options.Header, and the user in the URL, are for the URL's own host only, but its other
@@ -43,7 +43,9 @@ const maxRefusal = 4 << 10 // bytes of a refusal's body that a client keeps
 //
 // If the server refuses, the error is a [*HandshakeError] with the response, and if it accepts
 // in a way that RFC 6455 does not allow, one without. Other errors are those of net/http, or
-// say what is wrong with an argument.
+// say what is wrong with an argument. That a proxy has refused a tunnel is one of them, too; a
+// program that needs the status sets OnProxyConnectResponse of the [*http.Transport], and gets
+// what that returns to [errors.Is].
 //
 // A Transport that wraps another one finds the names in the header of the request as they are
 // sent: Sec-WebSocket-Key is not [http.Header]'s spelling of it. It sees the fields of the

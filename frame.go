@@ -326,9 +326,10 @@ func (c CloseCode) sendable() bool {
 // for the codes with which a CloseError is that, and otherwise what the other methods do. Later
 // reads return the same error. What writes return, [Conn.WriteMessage] says.
 //
-// A client that reconnects does so, after a while, when the connection was lost (CloseAbnormal)
-// or the server stops (CloseGoingAway, CloseServiceRestart), and after ClosePolicyViolation from
-// a [Server] for which it has read too slowly.
+// A client that reconnects does so, after a while, when the connection was lost (CloseAbnormal,
+// or from [Conn.Serve] with pings an error that is os.ErrDeadlineExceeded), when the server stops
+// (CloseGoingAway, CloseServiceRestart) or asks for it (CloseTryAgainLater), and after
+// ClosePolicyViolation from a [Server] for which it has read too slowly.
 type CloseError struct {
 	Code   CloseCode
 	Reason string

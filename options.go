@@ -63,8 +63,8 @@ type Options struct {
 	Extensions string
 
 	// HTTPClient is what Dial uses. Its Transport decides on proxies, TLS and how
-	// connections are made, its Jar has the cookies, and its CheckRedirect is asked
-	// about redirects. Nil means http.DefaultClient.
+	// connections are made, its Jar has the cookies, its CheckRedirect is asked about
+	// redirects, and its Timeout limits the opening handshake. Nil means http.DefaultClient.
 	HTTPClient *http.Client
 
 	// HandshakeTimeout is how long an opening handshake may take: for a client all of it,
