@@ -53,10 +53,10 @@
 //		}
 //	}
 //
-// [ShakeHands] accepts every client. A server that has to look at the request first calls
-// [GetRequest], and then [PutResponse] or [PutRefusal], as the example of GetRequest does.
-// [Server.ServeConn] has a Server serve a connection that was accepted so. [ClientHandshake] is the
-// client's side.
+// [ShakeHands] accepts every client, unless Options.Origins limits whose pages may connect. A
+// server that has to look at the request first calls [GetRequest], and then [PutResponse] or
+// [PutRefusal], as the example of GetRequest does. [Server.ServeConn] has a Server serve a
+// connection that was accepted so. [ClientHandshake] is the client's side.
 //
 // [GetFrame] and [PutFrame] exchange whole text messages. The methods of a [Conn] offer more:
 // binary messages, streams, pings, deadlines, and the codes of the closing handshake.
