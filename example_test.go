@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -313,6 +314,41 @@ func ExampleConn_AppendMessage() {
 	// Output:
 	// one
 	// two
+}
+
+// Values in JSON, one in each message.
+func ExampleConn_WriteMessage() {
+	type line struct{ From, Text string }
+	server := httptest.NewServer(&websocket.Server{Handler: websocket.Handler{
+		OnMessage: func(c *websocket.Conn, t websocket.MessageType, p []byte) {
+			var l line
+			if err := json.Unmarshal(p, &l); err != nil {
+				c.CloseWith(websocket.CloseInvalidPayload, "this is no line in JSON")
+				return
+			}
+			p, err := json.Marshal(line{"server", "hello, " + l.From})
+			if err != nil {
+				log.Print(err)
+				return
+			}
+			c.WriteMessage(websocket.Text, p)
+		},
+	}})
+	defer server.Close()
+
+	c, err := websocket.Dial(context.Background(), server.URL, nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer c.Close()
+	for _, text := range []string{`{"From": "Alice", "Text": "hi"}`, "hi"} {
+		c.WriteMessage(websocket.Text, []byte(text))
+		_, p, err := c.ReadMessage()
+		fmt.Printf("%s %v\n", p, err)
+	}
+	// Output:
+	// {"From":"server","Text":"hello, Alice"} <nil>
+	//  websocket: closed by the peer: 1007 (invalid payload): this is no line in JSON
 }
 
 // A message of any size goes through a small buffer.
