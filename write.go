@@ -377,7 +377,12 @@ func (c *Conn) drainLocked(b batch, by patience) (err error) {
 	for more := true; more; {
 		var head, tail []byte
 		head, tail, more = b.next()
-		if head, tail, err = c.send(head, tail, by); err != nil {
+		if by == callers {
+			head, tail, err = c.t.write(head, tail)
+		} else { // there is no tail
+			head, err = c.send(head, by)
+		}
+		if err != nil {
 			if late = by != ours && isTimeout(err); late {
 				b.retain(head, tail, more)
 			}
@@ -397,30 +402,27 @@ func (c *Conn) drainAllLocked() {
 	}
 }
 
-// send writes head and then tail, which may be empty, to the transport, and returns what that has
-// not taken.
-func (c *Conn) send(head, tail []byte, by patience) (_, _ []byte, err error) {
-	if by == callers {
-		return c.t.write(head, tail)
-	}
+// send writes p, which the caller does not wait for, to the transport, and returns what that has not
+// taken.
+func (c *Conn) send(p []byte, by patience) (rest []byte, err error) {
 	if c.t.isSocket() {
-		if head, err = c.t.tryWrite(head); by == impatient || err != os.ErrDeadlineExceeded {
-			return head, nil, err
+		if p, err = c.t.tryWrite(p); by == impatient || err != os.ErrDeadlineExceeded {
+			return p, err
 		}
 	}
 	var seen uint32 // the progress that there was when it took too long
 	for {
 		limit := c.limitWrite()
-		if head, _, err = c.t.write(head, nil); !isTimeout(err) {
-			return head, nil, err
+		if p, _, err = c.t.write(p, nil); !isTimeout(err) {
+			return p, err
 		}
 		switch now := c.t.progress(); {
 		case now != seen:
 			seen = now
 		case time.Now().Before(limit): // as a tls.Conn is for good, once it was interrupted
-			return head, nil, fmt.Errorf("websocket: the transport writes nothing more after a timeout: %w", err)
+			return p, fmt.Errorf("websocket: the transport writes nothing more after a timeout: %w", err)
 		default:
-			return head, nil, errStalled
+			return p, errStalled
 		}
 	}
 }
