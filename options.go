@@ -85,8 +85,8 @@ type Options struct {
 	// nothing was sent to it, a ping is sent, whose pong breaks the silence.
 	//
 	// The connection is closed if nothing at all comes for another PingInterval, unless a
-	// callback runs and keeps it from being read. It is closed, too, if for three to five the
-	// peer takes nothing of what is written to it. On Linux that is what its system has
+	// callback runs and keeps it from being read. It is closed, too, if a write has failed, or
+	// if for three to five the peer takes nothing of what is written to it. On Linux that is what its system has
 	// received; elsewhere, and over HTTP/2, it is what this system has room for, which may be
 	// 64 KiB at a time.
 	//

@@ -498,6 +498,55 @@ func TestKeepaliveTrickle(t *testing.T) {
 	})
 }
 
+// A muteConn cannot be written to any more once it is mute, as a tls.Conn is for good when a write
+// was interrupted.
+type muteConn struct {
+	net.Conn
+	mute atomic.Bool
+}
+
+func (c *muteConn) Write(p []byte) (int, error) {
+	if c.mute.Load() {
+		return 0, io.ErrClosedPipe
+	}
+	return c.Conn.Write(p)
+}
+
+// A peer that cannot be pinged, nor answered, does not keep the connection by what it sends.
+func TestKeepaliveMute(t *testing.T) {
+	for _, hixie := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			ended := make(chan error, 1)
+			var conn *muteConn
+			s := &Server{Handler: Handler{
+				OnMessage: func(c *Conn, typ MessageType, p []byte) { c.WriteMessage(typ, p) },
+				OnClose:   func(_ *Conn, err error) { ended <- err },
+			}}
+			p := servePiped(t, s)
+			p.wrap = func(c net.Conn) net.Conn {
+				conn = &muteConn{Conn: c}
+				return conn
+			}
+			var c *Conn
+			if hixie {
+				c, _ = p.joinHixie(t)
+			} else {
+				c = p.join(t, "/", nil)
+			}
+			go c.ReadMessage()
+			conn.mute.Store(true)
+			start := time.Now()
+			for time.Since(start) < time.Hour && c.WriteMessage(Text, []byte("hello")) == nil {
+				time.Sleep(pingInterval / 3)
+			}
+			t.Log(hixie, time.Since(start))
+			if err := wait(t, ended); cause(err) != io.ErrClosedPipe || time.Since(start) > 2*pingInterval {
+				t.Errorf("hixie-76 %t: ended after %v with %v", hixie, time.Since(start), err)
+			}
+		})
+	}
+}
+
 // TestServePings has Serve ping a peer over a socket, outside of a Server.
 func TestServePings(t *testing.T) {
 	o := &Options{PingInterval: time.Hour}

@@ -184,6 +184,10 @@ func (c *Conn) look(now uint32) (due uint32, more bool) {
 	if c.end.readable() != nil || c.end.isShut() {
 		return 0, false // the watchdog does the rest
 	}
+	if err := c.end.failed(); err != nil { // pings could not be answered, nor sent
+		go c.abort(cutOff(err))
+		return 0, false
+	}
 	v := view{now: now, busy: c.write.isBusy(), listens: c.turn != turnFree, hixie: c.write.isHixie()}
 	v.heard, v.sent = c.t.lastInput(), c.t.lastOutput()
 	if v.moved, v.blocked = c.write.blocks(); v.busy {
