@@ -18,11 +18,12 @@ func (c *Conn) Close() error { return c.CloseWith(CloseNormal, "") }
 
 // CloseWith carries out the closing handshake (RFC 6455, section 7.1): it sends a
 // close frame with the code and the reason, drops what the peer still sends up to its
-// own close frame, and closes the transport. If the peer has not answered within
-// Options.CloseTimeout, CloseWith closes the transport anyway and returns an error
-// that wraps [os.ErrDeadlineExceeded]. It relies on the transport's Close to end calls
-// in progress, as that of a [net.Conn] does. If the transport has no Close method,
-// CloseWith sends the close frame and returns without waiting for an answer.
+// own close frame, and closes the transport, which a client lets the server do first.
+// All that takes Options.CloseTimeout at most. If the peer has not answered by then,
+// CloseWith closes the transport anyway and returns an error that wraps
+// [os.ErrDeadlineExceeded]. It relies on the transport's Close to end calls in progress,
+// as that of a [net.Conn] does. If the transport has no Close method, CloseWith sends the
+// close frame and returns without waiting for an answer.
 //
 // On a connection that [Conn.Serve] or a [Server] serves, CloseWith only begins: it returns
 // at once, in a callback or elsewhere, Serve does the rest, and OnClose tells the end. If a

@@ -426,6 +426,10 @@ func TestBrowser(t *testing.T) {
 		if err := s.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
 			t.Fatal(err)
 		}
+		var status syscall.WaitStatus // once it has stopped
+		if _, err := syscall.Wait4(s.cmd.Process.Pid, &status, syscall.WUNTRACED, nil); err != nil || !status.Stopped() {
+			t.Fatalf("it has not stopped: %v, %v", status, err)
+		}
 		one.write(t, "hello?")
 		one.enter(t)
 		one.expect(t, field, "")
