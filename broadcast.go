@@ -74,7 +74,7 @@ func (s *Server) send(t MessageType, p []byte, to iter.Seq[*Conn]) error {
 	s.mu.Unlock()
 	due := s.targets[:0]
 	for _, c := range s.targets {
-		e := c.write.encoding(p)
+		e := c.write.encoding(p, s.Deflate.windowBits())
 		f := &frames[e]
 		if f[1] == 0 { // made for the first that needs it
 			f[0] = len(all.b)

@@ -138,13 +138,12 @@ func TestDeflateServer(t *testing.T) {
 // and that what a broadcast allocates does not depend on their number.
 func TestDeflateBroadcastOnce(t *testing.T) {
 	p := sampleText(2000, 1)
-	s := new(Server)
-	var all []*tape
 	d := &Deflate{ContextTakeover: true}
+	s := &Server{Options: Options{Deflate: d}}
+	var all []*tape
 	for i := range 6 {
 		rw := new(tape)
 		c := tapeDeflate(rw, &Deflate{ContextTakeover: i%2 == 0, WindowBits: []int{0, 9}[i/4]}, false)
-		c.write.deflate.Deflate = d
 		if i < 4 && i%2 == 0 { // what it has got before does not matter
 			c.WriteMessage(Text, sampleText(1000, 2))
 			rw.events = nil
@@ -190,7 +189,7 @@ func TestDeflateBroadcastOnce(t *testing.T) {
 	}
 	allocations := func(clients int) float64 {
 		var pending sync.WaitGroup
-		s := new(Server)
+		s := &Server{Options: Options{Deflate: d}}
 		z, _ := newDeflation(d, d.offer(), false)
 		frame := z.appendMessage(nil, finBit|opText, p)
 		for range clients {
@@ -218,7 +217,7 @@ func TestDeflateBroadcastContext(t *testing.T) {
 		d := &Deflate{ContextTakeover: true, WindowBits: bits}
 		e := &end{tap: &wireTap{Conn: tapeNetConn{tape: new(tape)}}, bits: cmp.Or(bits, 15)}
 		e.Conn = tapeDeflate(e.tap, d, false)
-		s := new(Server)
+		s := &Server{Options: Options{Deflate: d}}
 		e.beginServe(new(clock), -1, 0)
 		e.opened()
 		s.add(e.Conn)

@@ -74,6 +74,9 @@ func (d *Deflate) threshold(takeover bool) int {
 }
 
 func (d *Deflate) windowBits() int {
+	if d == nil {
+		return maxWindowBits
+	}
 	return cmp.Or(d.WindowBits, maxWindowBits)
 }
 

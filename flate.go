@@ -48,9 +48,6 @@ func (d *deflater) compresses(p []byte) bool {
 	return d != nil && len(p) >= d.threshold(d.takeover)
 }
 
-// usual reports whether what is sent is compressed for the window that the options ask for.
-func (d *deflater) usual() bool { return d.bits == d.windowBits() }
-
 // compressor returns a compressor for one message, to be freed.
 func (d *deflater) compressor(history []byte) *compressor {
 	return newCompressor(d.level(d.bits), d.bits, history)

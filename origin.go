@@ -31,11 +31,11 @@ func checkOrigin(patterns []string, req *Request) error {
 		// are no browsers may send such an origin to their own server.
 		reason += fmt.Sprintf(" over TLS, unless Options.Origins has %q", o)
 	}
-	return &HandshakeError{Status: http.StatusForbidden, Field: "Origin", Reason: reason, err: checkOrigins(patterns)}
+	return &HandshakeError{Status: http.StatusForbidden, Field: "Origin", Reason: reason, err: checkPatterns(patterns)}
 }
 
-// checkOrigins reports entries of Options.Origins that match nothing.
-func checkOrigins(patterns []string) error {
+// checkPatterns reports entries of Options.Origins that match nothing.
+func checkPatterns(patterns []string) error {
 	var bad []string
 	for _, p := range patterns {
 		if _, ok := parseOrigin(p); !ok && p != "*" {

@@ -45,7 +45,7 @@ type Server struct {
 	next    int
 	pushing bool // a goroutine looks after these
 
-	checkOrigins sync.Once
+	checkOrigins sync.Once // whether the patterns are good
 
 	order   sync.Mutex // held by Broadcast, as all clients get broadcasts in the same order
 	targets []*Conn    // of the broadcast; kept for its memory
@@ -59,9 +59,9 @@ type Server struct {
 // HTTP/2 it returns when the connection has ended.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.ServeHTTPWith(w, r, s.Handler) }
 
-// ServeHTTPWith is ServeHTTP with functions for this connection alone, in place of s.Handler. They can
-// hold what belongs to it: its state, or what a handler has found out about the request, such
-// as the user. If the client is refused, none of them is called.
+// ServeHTTPWith is ServeHTTP with functions for this connection alone, in place of s.Handler.
+// They can hold what belongs to it: its state, or what a handler has found out about the request,
+// such as the user. If the client is refused, none of them is called.
 //
 // Over HTTP/1.1 the functions are called when the handler has returned, or is about to. What
 // they need of r and its context is to be looked up before: by then the context has ended, and
@@ -80,7 +80,7 @@ func (s *Server) ServeHTTPWith(w http.ResponseWriter, r *http.Request, h Handler
 	}()
 	server, _ := r.Context().Value(http.ServerContextKey).(*http.Server)
 	s.checkOrigins.Do(func() {
-		if err := checkOrigins(s.Origins); err != nil {
+		if err := checkPatterns(s.Origins); err != nil {
 			logf(server, "websocket: %v", err)
 		}
 	})
@@ -108,14 +108,17 @@ func (s *Server) ServeHTTPWith(w http.ResponseWriter, r *http.Request, h Handler
 }
 
 // ServeConn makes c, whose opening handshake is over, a connection of s: one that a program
-// has accepted itself, with [PutResponse] on a stream, with [Upgrade], or for a client with
-// [Dial]. It serves c with the functions of h as [Conn.Serve] does, until c has ended, and returns
+// has accepted itself, with [PutResponse] on a stream or with [Upgrade]. The client's side of a
+// connection is refused with an error that is [os.ErrInvalid] to [errors.Is]. It serves c with the functions of h as [Conn.Serve] does, until c has ended, and returns
 // the error that OnClose has got. Panics are dealt with as for all connections of s. The options
 // of c stay as they are, apart from PingInterval, which is that of s.
 //
 // Once s shuts down, ServeConn closes c with the same code, and returns [http.ErrServerClosed].
 // For connections that still shake hands s does not wait.
 func (s *Server) ServeConn(c *Conn, h Handler) error {
+	if c.write.isClient() {
+		return misuse("a Server serves no client's side of a connection")
+	}
 	if !s.begin() {
 		c.CloseWith(s.down.Code, s.down.Reason)
 		return http.ErrServerClosed

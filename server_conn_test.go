@@ -1,9 +1,11 @@
 package websocket
 
 import (
+	"errors"
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -85,4 +87,17 @@ func TestServeConn(t *testing.T) {
 		c.CloseNow()
 		peer.Close()
 	})
+}
+
+// A Server has no connections of a client, whose frames have to be masked each for itself.
+func TestServeConnClient(t *testing.T) {
+	s := new(Server)
+	_, client := pipe(t, nil)
+	served := goErr(func() error { return s.ServeConn(client, Handler{}) })
+	if err := wait(t, served); !errors.Is(err, os.ErrInvalid) || s.NumConns() != 0 {
+		t.Errorf("ServeConn of a client returned %v, with %d connections", err, s.NumConns())
+	}
+	if err := s.Shutdown(t.Context()); err != nil {
+		t.Error(err)
+	}
 }

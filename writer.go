@@ -197,16 +197,17 @@ type encoding byte
 const (
 	encodePlain encoding = iota
 	encodeHixie
-	encodeCompressed // for the window of Options.Deflate: clients cannot have it done for many
+	encodeCompressed // for the Server's window: clients cannot have it done for many
 	encodings
 )
 
-// encoding returns the encoding of a broadcast of p for this connection.
-func (w *writer) encoding(p []byte) encoding {
+// encoding returns the encoding of a broadcast of p for this connection, if bits is the window
+// for which a Server compresses.
+func (w *writer) encoding(p []byte, bits int) encoding {
 	switch {
 	case w.hixie:
 		return encodeHixie
-	case w.compresses(p) && w.deflate.usual():
+	case w.compresses(p) && w.deflate.bits == bits:
 		return encodeCompressed
 	}
 	return encodePlain

@@ -107,7 +107,7 @@ func TestWriterDeflate(t *testing.T) {
 		if ordered != takeover || w.isOpen(nil) == takeover || bytes.Equal(history, p) != takeover {
 			t.Fatalf("takeover: %t, ordered: %t, %d bytes of history", takeover, ordered, len(history))
 		}
-		frame := w.encode(w.encoding(p), nil, finBit|opText, p)
+		frame := w.encode(w.encoding(p, maxWindowBits), nil, finBit|opText, p)
 		if queued := w.enqueue(frame, p); queued != takeover {
 			t.Fatalf("takeover: %t, a broadcast is queued: %t", takeover, queued)
 		}
@@ -156,7 +156,7 @@ func TestWriterEncoding(t *testing.T) {
 		{newWriter(codec{}, usual), p[:10], encodePlain},
 		{newWriter(codec{}, small), p, encodePlain},
 	} {
-		e := tt.w.encoding(tt.p)
+		e := tt.w.encoding(tt.p, maxWindowBits)
 		if e != tt.want {
 			t.Errorf("the encoding is %d, want %d", e, tt.want)
 		}

@@ -120,7 +120,7 @@ func (w *writerWalk) write() {
 // broadcast puts one behind the output, or into the queue.
 func (w *writerWalk) broadcast() {
 	p := w.payload()
-	frame := w.encode(w.encoding(p), nil, finBit|opText, p)
+	frame := w.encode(w.encoding(p, maxWindowBits), nil, finBit|opText, p)
 	waits := w.on || w.m != nil
 	if w.isEmpty() != (!waits && w.batch == nil && !w.pending()) {
 		w.t.Fatalf("empty: %t", w.isEmpty())
