@@ -66,7 +66,8 @@ func PutResponse(w io.Writer, req *Request) error {
 
 // PutRefusal turns a client away: it writes an HTTP response with the Status of e, which must
 // be from 300 to 599, the fields of its Header, and its Reason as a plain-text body. After that
-// the connection is to be closed. If w is a [Conn], later calls that read or write return e.
+// the connection is to be closed. If w is a [Conn], later calls that read or write return a copy
+// of e.
 func PutRefusal(w io.Writer, e *HandshakeError) error {
 	if e.Status < 300 || e.Status > 599 {
 		return misuse("%d is no HTTP status for a refusal", e.Status)

@@ -86,9 +86,9 @@ type Options struct {
 	//
 	// The connection is closed if nothing at all comes for another PingInterval, unless a
 	// callback runs and keeps it from being read. It is closed, too, if a write has failed, or
-	// if for three to five the peer takes nothing of what is written to it. On Linux that is what its system has
-	// received; elsewhere, and over HTTP/2, it is what this system has room for, which may be
-	// 64 KiB at a time.
+	// if for three to five the peer takes nothing of what is written to it. On Linux that is
+	// what its system has received; elsewhere, and over HTTP/2, it is what this system has
+	// room for, which may be 64 KiB at a time.
 	//
 	// 0 means 20 seconds for the connections of a Server, and no pings for others; a negative
 	// duration means no pings. Hixie-76 has none.

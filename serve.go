@@ -47,7 +47,7 @@ type Handler struct {
 // CloseInternalError, and OnClose is called before the panic goes on. Whoever recovers
 // from it calls Close.
 func (c *Conn) Serve(h Handler) error {
-	if err := c.beginServe(new(clock), c.opts.PingInterval, 0); err != nil {
+	if err := c.beginServe(nil, c.opts.PingInterval, 0); err != nil {
 		return err
 	}
 	err := c.serveAll(h)
@@ -55,8 +55,8 @@ func (c *Conn) Serve(h Handler) error {
 	return err
 }
 
-// beginServe makes the caller the one that calls serveAll. The clock looks after the peer, unless
-// the interval is 0 or less. rests is how often the connection may rest when it is new, or its peer
+// beginServe makes the caller the one that calls serveAll. The clock, or a new one if it is nil,
+// looks after the peer, unless the interval is 0 or less. rests is how often the connection may rest when it is new, or its peer
 // has been silent for an interval.
 func (c *Conn) beginServe(k *clock, interval time.Duration, rests uint32) error {
 	c.mu.Lock()
@@ -73,6 +73,9 @@ func (c *Conn) beginServe(k *clock, interval time.Duration, rests uint32) error 
 	c.write.retain(true)
 	c.serve.begin(rests)
 	if interval > 0 && c.end.readable() == nil { // or else a method may still read, without mu
+		if k == nil {
+			k = new(clock)
+		}
 		c.serve.beginWatch(k)
 		c.t.watch(&k.now)
 		k.watch(c, interval)

@@ -252,7 +252,7 @@ func (t *transport) take(n int) { t.taken.Add(uint32(n)) }
 // write writes head and then tail, which may be empty, with one call unless they are large. It
 // returns what rw has not taken, which is nothing if there is no error.
 func (t *transport) write(head, tail []byte) (_, _ []byte, err error) {
-	if len(tail) > 0 {
+	if t.raw != nil && len(tail) > 0 {
 		n := 0
 		n, err = t.writeVec(head, tail[:min(len(tail), writeSize)])
 		if n < len(head) {
@@ -266,27 +266,20 @@ func (t *transport) write(head, tail []byte) (_, _ []byte, err error) {
 		head, err = t.writeSocket(head, true)
 		return head, nil, err
 	}
-	for len(head) > 0 && err == nil {
+	for len(head)+len(tail) > 0 && err == nil {
+		if len(head) == 0 {
+			head, tail = tail, nil
+		}
 		n := 0
 		n, err = writeSome(t.rw, head[:min(len(head), writeSize)])
 		t.take(n)
 		head = head[n:]
 	}
-	return head, nil, err
+	return head, tail, err
 }
 
-// writeVec writes head and tail, with one call if rw is a socket.
+// writeVec writes head and tail to a socket, with one call.
 func (t *transport) writeVec(head, tail []byte) (n int, err error) {
-	if t.raw == nil {
-		n, err = writeSome(t.rw, head)
-		t.take(n)
-		if err == nil {
-			n, err = writeSome(t.rw, tail)
-			t.take(n)
-			n += len(head)
-		}
-		return n, err
-	}
 	s := newSocketWriter(t)
 	defer s.free()
 	s.two = [2][]byte{head, tail}
@@ -542,8 +535,9 @@ func (t *transport) limitWrite(at time.Time) {
 
 // freeDeadlines removes all deadlines.
 func (t *transport) freeDeadlines() {
-	t.limitRead(time.Time{})
-	t.setReadDeadline(time.Time{})
+	d := t.times()
+	d.read, d.limit = time.Time{}, time.Time{}
+	t.applyDeadline()
 	t.setWriteDeadline(time.Time{})
 }
 

@@ -328,13 +328,11 @@ func (c *Conn) flushLocked(by patience) error {
 	mine := c.write.lastNumber()
 	for !c.write.wrote(mine) && c.end.failed() == nil {
 		var err error
-		if by == callers {
-			err = c.t.expired()
-		}
 		switch {
-		case err != nil:
 		case c.write.isBusy():
 			err = c.waitLocked(by)
+		case by == callers && c.t.expired() != nil: // while it waited
+			err = errUnsent
 		default:
 			err = c.drainLocked(c.write.take(), by)
 		}
