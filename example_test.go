@@ -705,6 +705,41 @@ func ExampleConn_Serve_context() {
 	// websocket: closed: 1001 (going away)
 }
 
+// A client that stays connected to a server, which restarts now and then.
+func ExampleReconnect() {
+	server := httptest.NewServer(&websocket.Server{Handler: websocket.Handler{
+		OnOpen: func(c *websocket.Conn) {
+			c.WriteMessage(websocket.Text, []byte("welcome"))
+			c.CloseWith(websocket.CloseServiceRestart, "")
+		},
+	}})
+	defer server.Close()
+
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	visits := 0
+	for c, err := range websocket.Reconnect(ctx, server.URL, &websocket.Options{PingInterval: 20 * time.Second}) {
+		if err != nil {
+			log.Print(err) // of an attempt that has failed; it may not be the last
+			continue
+		}
+		err = c.Serve(websocket.Handler{
+			OnMessage: func(c *websocket.Conn, t websocket.MessageType, p []byte) {
+				fmt.Printf("%s\n", p)
+			},
+		})
+		fmt.Println(err)
+		if visits++; visits == 2 {
+			cancel() // in a program, when it is to end
+		}
+	}
+	// Output:
+	// welcome
+	// websocket: closed by the peer: 1012 (service restart)
+	// welcome
+	// websocket: closed by the peer: 1012 (service restart)
+}
+
 // The client's side over any stream, here one in memory.
 func ExampleClientHandshake() {
 	a, b := net.Pipe()

@@ -329,7 +329,8 @@ func (c CloseCode) sendable() bool {
 // A client that reconnects does so, after a while, when the connection was lost (CloseAbnormal,
 // or from [Conn.Serve] with pings an error that is os.ErrDeadlineExceeded), when the server stops
 // (CloseGoingAway, CloseServiceRestart) or asks for it (CloseTryAgainLater), and after
-// ClosePolicyViolation from a [Server] for which it has read too slowly.
+// ClosePolicyViolation from a [Server] for which it has read too slowly. [Reconnect] does so after
+// every end, until the loop is left.
 type CloseError struct {
 	Code   CloseCode
 	Reason string
