@@ -16,6 +16,8 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/54eee7d7/websocket"
@@ -703,6 +705,49 @@ func ExampleConn_Serve_context() {
 	// Output:
 	// welcome
 	// websocket: closed: 1001 (going away)
+}
+
+// pipeTest is what the test that runs ExamplePipe has got.
+var pipeTest *testing.T
+
+func TestExamplePipe(t *testing.T) {
+	pipeTest = t
+	ExamplePipe()
+}
+
+// A test of a function that gives its client a minute. In a bubble of testing/synctest that takes
+// no time, and is exact.
+func ExamplePipe() {
+	greet := func(c *websocket.Conn) {
+		defer c.Close()
+		c.SetReadDeadline(time.Now().Add(time.Minute))
+		_, name, err := c.ReadMessage()
+		if err != nil {
+			c.CloseWith(websocket.ClosePolicyViolation, "nobody there?")
+			return
+		}
+		c.WriteMessage(websocket.Text, fmt.Appendf(nil, "hello, %s", name))
+	}
+
+	t := pipeTest // of func TestGreet(t *testing.T)
+	synctest.Test(t, func(t *testing.T) {
+		client, server, err := websocket.Pipe(nil, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer client.Close()
+		go greet(server)
+
+		start := time.Now()
+		_, _, err = client.ReadMessage()
+		closed, ok := errors.AsType[*websocket.CloseError](err)
+		if !ok || closed.Code != websocket.ClosePolicyViolation {
+			t.Errorf("a silent client got %v", err)
+		}
+		if d := time.Since(start); d != time.Minute {
+			t.Errorf("it had %v", d)
+		}
+	})
 }
 
 // A client that stays connected to a server, which restarts now and then.

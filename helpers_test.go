@@ -254,6 +254,10 @@ var pairs = []struct {
 }{
 	{"RFC6455/pipe", pipe},
 	{"RFC6455/TCP", tcpPipe},
+	{"RFC6455/Pipe", func(t testing.TB, o *Options) (server, client *Conn) {
+		client, server = openPiped(t, o, o)
+		return server, client
+	}},
 	{"hixie76/pipe", hixiePipe(pipe)},
 	{"hixie76/TCP", hixiePipe(tcpPipe)},
 }

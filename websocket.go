@@ -31,7 +31,8 @@
 //
 // Both accept only pages of the server's own origin, until Options.Origins names others.
 // [Dial] connects to a server and returns a Conn, too; [Reconnect] stays connected to one.
-// [Conn.Serve] calls functions for any Conn. The folder examples holds whole programs.
+// [Conn.Serve] calls functions for any Conn, and [Pipe] connects two of them for tests. The folder
+// examples holds whole programs.
 //
 // # Streams
 //
@@ -113,7 +114,7 @@ import (
 )
 
 // A Conn is one end of a WebSocket connection over any [io.ReadWriter]. It comes from [NewConn],
-// [Upgrade], [Dial], [Reconnect] or [ClientHandshake]; the methods of the zero value panic.
+// [Upgrade], [Dial], [Reconnect], [ClientHandshake] or [Pipe]; the methods of the zero value panic.
 //
 //	read a message, to keep             ReadMessage
 //	  into memory of the caller         AppendMessage

@@ -23,13 +23,17 @@ func shakeHands(accepted, dialed net.Conn) (server, client net.Conn, stop func()
 	if err = errors.Join(err, <-done); err != nil {
 		return nil, nil, nil, err
 	}
-	stop = func() {
+	return h, c, stopBoth(h, c), nil
+}
+
+// stopBoth returns a function that closes both ends of a connection.
+func stopBoth(h, c *websocket.Conn) func() {
+	return func() {
 		closed := make(chan error, 1)
 		go func() { closed <- h.Close() }()
 		c.Close()
 		<-closed
 	}
-	return h, c, stop, nil
 }
 
 // swapped returns what open returns with the two ends in the place of each other.
@@ -42,6 +46,14 @@ func swapped(open nettest.MakePipe) nettest.MakePipe {
 
 func openPipe() (server, client net.Conn, stop func(), err error) {
 	return shakeHands(net.Pipe())
+}
+
+func openPair() (server, client net.Conn, stop func(), err error) {
+	c, h, err := websocket.Pipe(nil, nil)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	return h, c, stopBoth(h, c), nil
 }
 
 func openTCP() (server, client net.Conn, stop func(), err error) {
@@ -66,7 +78,8 @@ func TestConn(t *testing.T) {
 		name string
 		open nettest.MakePipe
 	}{
-		{"pipe", openPipe},
+		{"net.Pipe", openPipe},
+		{"Pipe", openPair},
 		{"TCP", openTCP},
 	} {
 		t.Run(tt.name+"/server", func(t *testing.T) { nettest.TestConn(t, tt.open) })
