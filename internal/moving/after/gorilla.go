@@ -12,7 +12,7 @@ import (
 func NewChat() *websocket.Server {
 	chat := &websocket.Server{Options: websocket.Options{MaxMessage: 512}}
 	chat.OnMessage = func(c *websocket.Conn, t websocket.MessageType, p []byte) {
-		chat.Broadcast(websocket.Text, p)
+		chat.Broadcast(t, p)
 	}
 	return chat
 }
