@@ -148,7 +148,7 @@ func TestDeflateBroadcastOnce(t *testing.T) {
 			c.WriteMessage(Text, sampleText(1000, 2))
 			rw.events = nil
 		}
-		c.beginServe(new(clock), -1, 0)
+		c.beginServe(nil, -1)
 		c.opened()
 		s.add(c)
 		defer c.CloseNow()
@@ -194,7 +194,7 @@ func TestDeflateBroadcastOnce(t *testing.T) {
 		frame := z.appendMessage(nil, finBit|opText, p)
 		for range clients {
 			c := tapeDeflate(sink{&pending, make(chan struct{})}, d, false)
-			c.beginServe(new(clock), -1, 0)
+			c.beginServe(nil, -1)
 			c.opened()
 			s.add(c)
 			defer c.CloseNow()
@@ -218,7 +218,7 @@ func TestDeflateBroadcastContext(t *testing.T) {
 		e := &end{tap: &wireTap{Conn: tapeNetConn{tape: new(tape)}}, bits: cmp.Or(bits, 15)}
 		e.Conn = tapeDeflate(e.tap, d, false)
 		s := &Server{Options: Options{Deflate: d}}
-		e.beginServe(new(clock), -1, 0)
+		e.beginServe(nil, -1)
 		e.opened()
 		s.add(e.Conn)
 		var want []string
@@ -278,7 +278,7 @@ func TestDeflateForget(t *testing.T) {
 		rw, peer := net.Pipe()
 		go io.Copy(io.Discard, peer)
 		c := packedConn(rw, nil, false, false)
-		c.beginServe(new(clock), -1, 0)
+		c.beginServe(nil, -1)
 		c.enqueue(frame, []byte("x"), 1<<20, false)
 		var group sync.WaitGroup
 		group.Go(func() { c.WriteMessage(Text, p) })
@@ -605,7 +605,7 @@ func TestBroadcastLag(t *testing.T) {
 		b.(*net.TCPConn).SetReadBuffer(64 << 10)  // a smaller one makes TCP pause
 		s := &Server{Options: Options{MaxQueue: limit}}
 		c := newConn(a, nil, false)
-		c.beginServe(new(clock), -1, 0)
+		c.beginServe(nil, -1)
 		c.opened()
 		s.begin()
 		s.add(c)
@@ -671,7 +671,7 @@ func TestBroadcastAllocations(t *testing.T) {
 		s := new(Server)
 		for range clients {
 			c := newConn(sink{&bytes, make(chan struct{})}, nil, false)
-			c.beginServe(new(clock), -1, 0)
+			c.beginServe(nil, -1)
 			c.opened()
 			s.add(c)
 			defer c.CloseNow()
@@ -699,7 +699,7 @@ func TestBroadcastLargeAllocations(t *testing.T) {
 	s := new(Server)
 	for range clients {
 		c := newConn(sink{&bytes, make(chan struct{})}, nil, false)
-		c.beginServe(new(clock), -1, 0)
+		c.beginServe(nil, -1)
 		c.opened()
 		s.add(c)
 		defer c.CloseNow()
@@ -855,7 +855,7 @@ func TestSendOthers(t *testing.T) {
 	for range 10 {
 		c, _ := tapeConn(nil, false, false)
 		other.begin()
-		c.beginServe(new(clock), -1, 0)
+		c.beginServe(nil, -1)
 		other.add(c)
 		conns = append(conns, c)
 	}

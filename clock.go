@@ -62,6 +62,24 @@ func (k *clock) watch(w watched, interval time.Duration) {
 	}
 }
 
+// hasten has w looked at in some ticks at the latest.
+func (k *clock) hasten(w watched, soon uint32) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	due := k.now.Load() + soon
+	if p := w.place(); p.state == inWheel && (uint32(p.at)-due)%ticks < ticks-soon {
+		k.take(p)
+		k.put(w, due)
+	}
+}
+
+// span returns how long n ticks are.
+func (k *clock) span(n int) time.Duration {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return time.Duration(n) * k.tick
+}
+
 // forget has w not looked at any more. It may be called more than once.
 func (k *clock) forget(w watched) {
 	k.mu.Lock()
@@ -71,15 +89,20 @@ func (k *clock) forget(w watched) {
 		return
 	}
 	if p.state == inWheel {
-		slot := k.wheel[p.at]
-		last := len(slot) - 1
-		slot[p.index] = slot[last]
-		slot[p.index].place().index = p.index
-		slot[last] = nil
-		k.wheel[p.at] = slot[:last]
+		k.take(p)
 	}
 	p.state = nowhere
 	k.leave()
+}
+
+// take takes what has that place off the wheel. mu is held.
+func (k *clock) take(p *place) {
+	slot := k.wheel[p.at]
+	last := len(slot) - 1
+	slot[p.index] = slot[last]
+	slot[p.index].place().index = p.index
+	slot[last] = nil
+	k.wheel[p.at] = slot[:last]
 }
 
 // leave notes that there is one less to look at. mu is held.

@@ -112,7 +112,7 @@ func TestClock(t *testing.T) {
 func TestServingDue(t *testing.T) {
 	var s serving
 	k := new(clock)
-	s.beginWatch(k)
+	s.beginWatch(k, false)
 	looks, due := 0, uint32(ticks)
 	for now := uint32(1); now <= 100*ticks; now++ {
 		if now != due {
@@ -134,7 +134,7 @@ func TestServingDue(t *testing.T) {
 // the tick.
 func TestServingAhead(t *testing.T) {
 	var s serving
-	s.beginWatch(new(clock))
+	s.beginWatch(new(clock), false)
 	for _, v := range []view{
 		{now: ticks, heard: ticks + 1, sent: ticks, listens: true},
 		{now: ticks, heard: ticks, sent: ticks + 1, listens: true},

@@ -289,6 +289,9 @@ func (c *Conn) beginShut() bool {
 	if k := c.serve.watcher(); k != nil {
 		k.forget(c)
 	}
+	if c.canRest() {
+		c.serve.service().resting.leave(c)
+	}
 	return true
 }
 

@@ -604,18 +604,19 @@ func checkCode(t testing.TB, err error, code CloseCode, by closedBy) {
 	}
 }
 
-// awaitRest waits until so many connections of servers wait for input on a small stack, and
-// so many others are served.
-func awaitRest(t testing.TB, resting, others int) {
+// awaitRest waits until so many connections of s rest, and so many others are served.
+func awaitRest(t testing.TB, s *Server, resting, others int) {
 	t.Helper()
 	b := make([]byte, 1<<20)
 	for deadline := time.Now().Add(20 * time.Second); ; runtime.Gosched() {
 		r, o := 0, 0
 		for stack := range strings.SplitSeq(string(b[:runtime.Stack(b, true)]), "\n\n") {
-			switch {
-			case strings.Contains(stack, ".(*Conn).serveAll("):
+			if strings.Contains(stack, ".(*Conn).serveAll(") {
 				o++
-			case strings.Contains(stack, ".(*Server).rest("):
+			}
+		}
+		for c := range s.Conns() {
+			if s.resting.waits(c) {
 				r++
 			}
 		}

@@ -572,7 +572,7 @@ func TestServePings(t *testing.T) {
 					t.Fatal(err)
 				}
 				expectMessages(t, peer, "Hello") // and the peer has answered the ping
-				awaitRest(t, 0, 1)
+				awaitRest(t, new(Server), 0, 1)
 				passInterval(c)
 			}
 			if err := peer.Close(); err != nil {

@@ -330,11 +330,14 @@ func TestPipeServer(t *testing.T) {
 		s := &Server{}
 		s.OnMessage = func(_ *Conn, typ MessageType, p []byte) { s.Broadcast(typ, p) }
 		var clients []*Conn
-		var served []<-chan error
+		served := make(chan error, 3)
+		s.OnClose = func(_ *Conn, err error) { served <- err }
 		for range 3 {
 			client, server := openPiped(t, nil, nil)
 			clients = append(clients, client)
-			served = append(served, goErr(func() error { return s.ServeConn(server, s.Handler) }))
+			if err := s.Adopt(server, s.Handler); err != nil {
+				t.Fatal(err)
+			}
 		}
 		synctest.Wait()
 		clients[0].WriteMessage(Text, []byte("to all"))
@@ -342,10 +345,10 @@ func TestPipeServer(t *testing.T) {
 			expectMessages(t, c, "to all")
 		}
 		down := goErr(func() error { return s.Shutdown(t.Context()) })
-		for i, c := range clients {
+		for _, c := range clients {
 			expectClose(t, c, CloseGoingAway)
 			c.Close()
-			checkCode(t, wait(t, served[i]), CloseGoingAway, byUs)
+			checkCode(t, wait(t, served), CloseGoingAway, byUs)
 		}
 		if err := wait(t, down); err != nil {
 			t.Error(err)

@@ -47,7 +47,7 @@ type Handler struct {
 // CloseInternalError, and OnClose is called before the panic goes on. Whoever recovers
 // from it calls Close.
 func (c *Conn) Serve(h Handler) error {
-	if err := c.beginServe(nil, c.opts.PingInterval, 0); err != nil {
+	if err := c.beginServe(nil, c.opts.PingInterval); err != nil {
 		return err
 	}
 	err := c.serveAll(h)
@@ -55,10 +55,9 @@ func (c *Conn) Serve(h Handler) error {
 	return err
 }
 
-// beginServe makes the caller the one that calls serveAll. The clock, or a new one if it is nil,
-// looks after the peer, unless the interval is 0 or less. rests is how often the connection may rest when it is new, or its peer
-// has been silent for an interval.
-func (c *Conn) beginServe(k *clock, interval time.Duration, rests uint32) error {
+// beginServe makes the caller the one that calls serveAll, for a Server unless by is nil. The clock
+// of the Server, or else a new one, looks after the peer, unless the interval is 0 or less.
+func (c *Conn) beginServe(by *service, interval time.Duration) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !c.serve.isBegun() {
@@ -71,13 +70,21 @@ func (c *Conn) beginServe(k *clock, interval time.Duration, rests uint32) error 
 		return cmp.Or(c.end.readable(), errUnfinished)
 	}
 	c.write.retain(true)
-	c.serve.begin(rests)
-	if interval > 0 && c.end.readable() == nil { // or else a method may still read, without mu
-		if k == nil {
-			k = new(clock)
+	c.serve.begin(by)
+	rests := c.canRest()
+	if rests {
+		c.serve.mayRest(firstRests)
+	}
+	if c.end.readable() == nil && (interval > 0 || rests) { // or else a method may still read, without mu
+		k := new(clock)
+		if by != nil {
+			k = by.clock
 		}
-		c.serve.beginWatch(k)
+		c.serve.beginWatch(k, interval <= 0)
 		c.t.watch(&k.now)
+		if interval <= 0 {
+			interval = pingInterval
+		}
 		k.watch(c, interval)
 	}
 	return nil
@@ -187,7 +194,7 @@ func (c *Conn) look(now uint32) (due uint32, more bool) {
 	if c.end.readable() != nil || c.end.isShut() {
 		return 0, false // the watchdog does the rest
 	}
-	if err := c.end.failed(); err != nil { // pings could not be answered, nor sent
+	if err := c.end.failed(); err != nil && c.serve.expects() { // pings could not be answered, nor sent
 		go c.abort(cutOff(err))
 		return 0, false
 	}
@@ -205,5 +212,65 @@ func (c *Conn) look(now uint32) (due uint32, more bool) {
 		c.write.putControl(opPing, nil)
 		c.writeLaterLocked(0)
 	}
+	if c.canRest() {
+		due = c.calmLocked(v, due)
+	}
 	return due, true
 }
+
+// firstRests is how often a new connection rests at once, as it is likely to have to wait: for the
+// first message, and for the second.
+const firstRests = 2
+
+// restSoon is how many ticks after it has gone on a connection is looked at, and so often again
+// until it rests.
+const restSoon = 2
+
+// calmLocked has a connection rest that has waited for input for more than a tick, and a read
+// deadline kept in time. due is when to look again for other reasons; it returns when.
+func (c *Conn) calmLocked(v view, due uint32) uint32 {
+	c.mu.assertLocked()
+	resting := c.serve.service().resting
+	switch {
+	case resting.waits(c):
+		if !c.deadlineIsFarLocked() {
+			resting.wake(c)
+		}
+	case c.turn == turnServe && v.now-v.heard >= restSoon && c.deadlineIsFarLocked():
+		c.serve.nudge()
+		c.t.interrupt()
+	default:
+		due = min(due, v.now+restSoon)
+	}
+	return due
+}
+
+// deadlineIsFarLocked reports whether c is looked at before reads have to end.
+func (c *Conn) deadlineIsFarLocked() bool {
+	c.mu.assertLocked()
+	at := c.t.readLimit()
+	return at.IsZero() || time.Until(at) > c.serve.watcher().span(ticks+1)
+}
+
+// rest has c wait for input without a goroutine, and reports whether it does. Then goOn is called.
+func (c *Conn) rest() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.serve.watcher() != nil && c.deadlineIsFarLocked() && c.serve.service().resting.wait(c)
+}
+
+// goOn goes on after a rest, in a goroutine of its own. The stack of that is small as long as the
+// connection waits; if that was long, it is likely that it will be again.
+func (c *Conn) goOn() {
+	by, k := c.serve.service(), c.serve.watcher()
+	if now := k.now.Load(); now != c.t.lastInput() {
+		c.serve.mayRest(1)
+	}
+	k.hasten(c, restSoon)
+	c.t.wait()
+	by.serve(c)
+}
+
+func (c *Conn) napping() *nap { return c.serve.napping() }
+
+func (c *Conn) control(f func(fd uintptr)) error { return c.t.control(f) }

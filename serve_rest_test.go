@@ -37,11 +37,11 @@ func TestServerRest(t *testing.T) {
 		}
 		expectMessages(t, c, "Hello")
 	}
-	awaitRest(t, n, 0)
+	awaitRest(t, s, n, 0)
 	for _, c := range clients {
 		echo(c)
 	}
-	awaitRest(t, n, 0)
+	awaitRest(t, s, n, 0)
 	if err := s.Broadcast(Text, []byte("news")); err != nil {
 		t.Fatal(err)
 	}
@@ -51,13 +51,13 @@ func TestServerRest(t *testing.T) {
 	for range 3 {
 		echo(clients[0])
 	}
-	awaitRest(t, n-1, 1)
+	awaitRest(t, s, n-1, 1)
 
 	c := clients[0]
 	passInterval(conns[0])
 	c.SetReadDeadline(time.Now().Add(20 * time.Second))
 	pinged := goErr(func() error { _, _, err := c.ReadMessage(); return err })
-	awaitRest(t, n, 0)
+	awaitRest(t, s, n, 0)
 	conns[0].WriteMessage(Text, []byte("still here"))
 	if err := wait(t, pinged); err != nil {
 		t.Error(err)
@@ -159,7 +159,7 @@ func TestServerRestEnds(t *testing.T) {
 				t.Fatal(err)
 			}
 			c := wait(t, opened)
-			awaitRest(t, 1, 0)
+			awaitRest(t, s, 1, 0)
 			read := make(chan error, 1)
 			if tt.peer != 0 {
 				go func() {
@@ -175,7 +175,7 @@ func TestServerRestEnds(t *testing.T) {
 					t.Errorf("the peer has read %v, want %v", e, tt.peer)
 				}
 			}
-			awaitRest(t, 0, 0)
+			awaitRest(t, s, 0, 0)
 			if err := s.Shutdown(t.Context()); err != nil || len(closed) > 0 {
 				t.Errorf("Shutdown: %v; OnClose was called %d times more", err, len(closed))
 			}

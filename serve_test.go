@@ -426,9 +426,9 @@ func TestServeCloseRace(t *testing.T) {
 		client := newConn(b, nil, true)
 		served := goErr(func() error {
 			s.begin()
-			c.beginServe(new(clock), time.Second, 0)
+			c.beginServe(nil, time.Second)
 			s.add(c)
-			s.serve(c, s.Handler, nil)
+			s.serve(c, &s.Handler, nil)
 			return nil
 		})
 		wait(t, opened)
@@ -589,7 +589,7 @@ func TestServeBatch(t *testing.T) {
 		for _, broadcast := range []bool{false, true} {
 			c, rw := tapeConn(nil, false, hixie)
 			s := new(Server)
-			c.beginServe(new(clock), -1, 0)
+			c.beginServe(nil, -1)
 			s.add(c)
 			var in []byte
 			for i := range 16 {

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -40,7 +41,7 @@ type Server struct {
 	conns   []*Conn       // each has its place in its slot
 	active  int           // handshakes and connections
 	down    *CloseError   // what connections are closed with as the Server shuts down, or nil
-	idle    chan struct{} // closed when down and nothing is active
+	ended   chan struct{} // closed when down and nothing is active
 	due     []*Conn       // that have something to be written, from next on
 	next    int
 	pushing bool // a goroutine looks after these
@@ -51,13 +52,30 @@ type Server struct {
 	targets []*Conn    // of the broadcast; kept for its memory
 	sent    time.Time  // when the last one was
 
-	clock clock // looks after the connections
+	clock   clock  // looks after the connections
+	resting idlers // those that have no goroutine
+
+	common atomic.Pointer[service] // with Handler
+}
+
+// service returns how connections with the functions of h are served, and panics logged. Most
+// share one.
+func (s *Server) service(h *Handler, server *http.Server) *service {
+	if by := s.common.Load(); h == &s.Handler && by != nil && by.http == server {
+		return by
+	}
+	by := &service{clock: &s.clock, resting: &s.resting, http: server}
+	by.serve = func(c *Conn) { s.serve(c, h, server) }
+	if h == &s.Handler {
+		s.common.Store(by)
+	}
+	return by
 }
 
 // ServeHTTP answers the request, as [Upgrade] does. Over HTTP/1.1 it then returns, so that
 // the memory that net/http needs for a request is free while the connection lives; over
 // HTTP/2 it returns when the connection has ended.
-func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.ServeHTTPWith(w, r, s.Handler) }
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.serveHTTP(w, r, &s.Handler) }
 
 // ServeHTTPWith is ServeHTTP with functions for this connection alone, in place of s.Handler.
 // They can hold what belongs to it: its state, or what a handler has found out about the request,
@@ -67,6 +85,10 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.ServeHTTP
 // they need of r and its context is to be looked up before: by then the context has ended, and
 // a router may have reused the memory of its parameters for another request, as chi does.
 func (s *Server) ServeHTTPWith(w http.ResponseWriter, r *http.Request, h Handler) {
+	s.serveHTTP(w, r, &h)
+}
+
+func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request, h *Handler) {
 	if !s.begin() {
 		refuse(w, r, &HandshakeError{Status: http.StatusServiceUnavailable, Reason: "the server is shutting down"})
 		return
@@ -84,13 +106,10 @@ func (s *Server) ServeHTTPWith(w http.ResponseWriter, r *http.Request, h Handler
 			logf(server, "websocket: %v", err)
 		}
 	})
+	by := s.service(h, server)
 	_, err := upgrade(w, r, &s.Options, func(conn *Conn) {
 		c = conn
-		var rests uint32
-		if c.t.isSocket() {
-			rests = maxRests
-		}
-		c.beginServe(&s.clock, cmp.Or(s.PingInterval, pingInterval), rests)
+		c.beginServe(by, cmp.Or(s.PingInterval, pingInterval))
 		s.add(c)
 	})
 	if err != nil {
@@ -101,21 +120,22 @@ func (s *Server) ServeHTTPWith(w http.ResponseWriter, r *http.Request, h Handler
 	}
 	served = true
 	if r.ProtoMajor > 1 {
-		s.serve(c, h, server)
+		by.serve(c)
 	} else {
-		go s.serve(c, h, server)
+		go by.serve(c)
 	}
 }
 
-// ServeConn makes c, whose opening handshake is over, a connection of s: one that a program
+// Adopt makes c, whose opening handshake is over, a connection of s: one that a program
 // has accepted itself, with [PutResponse] on a stream or with [Upgrade]. The client's side of a
-// connection is refused with an error that is [os.ErrInvalid] to [errors.Is]. It serves c with the functions of h as [Conn.Serve] does, until c has ended, and returns
-// the error that OnClose has got. Panics are dealt with as for all connections of s. The options
-// of c stay as they are, apart from PingInterval, which is that of s.
+// connection is refused with an error that is [os.ErrInvalid] to [errors.Is]. Then Adopt returns,
+// and c is served with the functions of h as [Conn.Serve] does it, in a goroutine of its own; OnClose
+// tells the end. Panics are dealt with as for all connections of s. The options of c stay as they
+// are, apart from PingInterval, which is that of s.
 //
-// Once s shuts down, ServeConn closes c with the same code, and returns [http.ErrServerClosed].
+// Once s shuts down, Adopt closes c with the same code, and returns [http.ErrServerClosed].
 // For connections that still shake hands s does not wait.
-func (s *Server) ServeConn(c *Conn, h Handler) error {
+func (s *Server) Adopt(c *Conn, h Handler) error {
 	if c.write.isClient() {
 		return misuse("a Server serves no client's side of a connection")
 	}
@@ -123,46 +143,34 @@ func (s *Server) ServeConn(c *Conn, h Handler) error {
 		c.CloseWith(s.down.Code, s.down.Reason)
 		return http.ErrServerClosed
 	}
-	if err := c.beginServe(&s.clock, cmp.Or(s.PingInterval, pingInterval), 0); err != nil {
+	by := s.service(&h, nil)
+	if err := c.beginServe(by, cmp.Or(s.PingInterval, pingInterval)); err != nil {
 		s.end(c)
 		return err
 	}
 	s.add(c)
-	return s.serve(c, h, nil)
+	go by.serve(c)
+	return nil
 }
 
-// serve is the life of a connection, or what is left of it after a rest. It returns the error that
-// OnClose has got.
-func (s *Server) serve(c *Conn, h Handler, server *http.Server) (err error) {
+// serve is the life of a connection, up to its end or to a rest, after which it is called again.
+func (s *Server) serve(c *Conn, h *Handler, server *http.Server) {
+	rests := false
 	defer func() {
-		if err == errRest {
+		if rests { // and is no longer this goroutine's
 			return
 		}
 		defer s.end(c)
 		defer c.Close()
-		if v := recover(); v != nil {
-			err = c.startClose(&CloseError{Code: CloseInternalError, by: byUs}) // as it has been
-			if v != http.ErrAbortHandler {
-				logf(server, "websocket: panic serving %v: %v\n%s", c.RemoteAddr(), v, debug.Stack())
-			}
+		if v := recover(); v != nil && v != http.ErrAbortHandler {
+			logf(server, "websocket: panic serving %v: %v\n%s", c.RemoteAddr(), v, debug.Stack())
 		}
 	}()
-	if err = c.serveAll(h); err == errRest {
-		go s.rest(c, h, server)
+	for c.serveAll(*h) == errRest {
+		if rests = c.rest(); rests {
+			return
+		}
 	}
-	return err
-}
-
-// maxRests is how often a connection rests when it is new or its peer has been silent for
-// Options.PingInterval: for the pong, or the first message, and for one more.
-const maxRests = 2
-
-// rest goes on with serve when there is input. It is called in a new goroutine, as the stack
-// of one that has handled a message has grown, and would not shrink while it waits: an idle
-// connection needs 2 KiB less. A connection that is busy does not rest.
-func (s *Server) rest(c *Conn, h Handler, server *http.Server) {
-	c.t.wait()
-	s.serve(c, h, server)
 }
 
 // logf logs where an http.Server, if there is one, does.
@@ -205,9 +213,9 @@ func (s *Server) end(c *Conn) {
 		s.conns[last] = nil
 		s.conns = s.conns[:last]
 	}
-	if s.active--; s.active == 0 && s.idle != nil {
-		close(s.idle)
-		s.idle = nil
+	if s.active--; s.active == 0 && s.ended != nil {
+		close(s.ended)
+		s.ended = nil
 	}
 }
 
@@ -281,14 +289,14 @@ func (s *Server) shutdown(ctx context.Context, e *CloseError) error {
 		s.mu.Unlock()
 		return nil
 	}
-	if s.idle == nil {
-		s.idle = make(chan struct{})
+	if s.ended == nil {
+		s.ended = make(chan struct{})
 	}
-	idle := s.idle
+	ended := s.ended
 	s.mu.Unlock()
 
 	select {
-	case <-idle:
+	case <-ended:
 		return nil
 	case <-ctx.Done():
 	}

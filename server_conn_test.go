@@ -13,20 +13,26 @@ import (
 
 // A program that accepts its clients itself hands them to a Server, which does for them what it
 // does for others.
-func TestServeConn(t *testing.T) {
+func TestAdopt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &Server{Options: Options{PingInterval: time.Second}}
 		ends := make(chan error, 10)
-		connect := func(h Handler) (*Conn, <-chan error) {
+		connect := func(h Handler) *Conn {
 			c, client := pipe(t, nil)
-			served := goErr(func() error { return s.ServeConn(c, h) })
-			return client, served
+			if err := s.Adopt(c, h); err != nil {
+				t.Error(err)
+			}
+			return client
 		}
 		onClose := func(_ *Conn, err error) { ends <- err }
-		client, served := connect(Handler{OnClose: onClose})
-		panics, panicked := connect(Handler{OnMessage: func(*Conn, MessageType, []byte) { panic(http.ErrAbortHandler) }, OnClose: onClose})
+		served := make(chan error, 1)
+		client := connect(Handler{OnClose: func(_ *Conn, err error) { served <- err }})
+		panics := connect(Handler{OnMessage: func(*Conn, MessageType, []byte) { panic(http.ErrAbortHandler) }, OnClose: onClose})
 		silent, given := barePeer(t, nil, false)
-		gone := goErr(func() error { return s.ServeConn(silent, Handler{OnClose: onClose}) })
+		gone := make(chan error, 1)
+		if err := s.Adopt(silent, Handler{OnClose: func(_ *Conn, err error) { gone <- err }}); err != nil {
+			t.Fatal(err)
+		}
 		go io.Copy(io.Discard, given) // and no pong
 		messages := make(chan string, 10)
 		go func() {
@@ -50,20 +56,16 @@ func TestServeConn(t *testing.T) {
 		}
 		panics.WriteMessage(Text, nil)
 		go panics.ReadMessage()
-		err := wait(t, panicked)
-		checkCode(t, err, CloseInternalError, byUs)
-		if got := wait(t, ends); got != err {
-			t.Errorf("ServeConn returned %v, and OnClose got %v", err, got)
-		}
-		if err := wait(t, gone); err != errSilent || wait(t, ends) != err {
-			t.Error("of a silent client ServeConn returned", err)
+		checkCode(t, wait(t, ends), CloseInternalError, byUs)
+		if err := wait(t, gone); err != errSilent {
+			t.Error("a silent client ended with", err)
 		}
 		late, lateClient := pipe(t, nil)
 		shut := goErr(func() error { return s.ShutdownWith(t.Context(), CloseServiceRestart, "soon") })
 		synctest.Wait()
 		lateEnd := goErr(func() error { _, _, err := lateClient.ReadMessage(); return err })
-		if err := s.ServeConn(late, Handler{OnOpen: func(*Conn) { t.Error("OnOpen is called") }}); err != http.ErrServerClosed {
-			t.Error("while it shuts down, ServeConn returned", err)
+		if err := s.Adopt(late, Handler{OnOpen: func(*Conn) { t.Error("OnOpen is called") }}); err != http.ErrServerClosed {
+			t.Error("while it shuts down, Adopt returned", err)
 		}
 		checkCode(t, wait(t, lateEnd), CloseServiceRestart, byPeer)
 		checkCode(t, wait(t, served), CloseServiceRestart, byUs)
@@ -78,8 +80,8 @@ func TestServeConn(t *testing.T) {
 		if _, err := GetRequest(c); err != nil {
 			t.Fatal(err)
 		}
-		if err := s.ServeConn(c, Handler{}); err != errUnfinished || s.NumConns() != 0 {
-			t.Error("before the handshake is over ServeConn returned", err)
+		if err := s.Adopt(c, Handler{}); err != errUnfinished || s.NumConns() != 0 {
+			t.Error("before the handshake is over Adopt returned", err)
 		}
 		if err := s.Shutdown(t.Context()); err != nil {
 			t.Error(err)
@@ -90,12 +92,11 @@ func TestServeConn(t *testing.T) {
 }
 
 // A Server has no connections of a client, whose frames have to be masked each for itself.
-func TestServeConnClient(t *testing.T) {
+func TestAdoptClient(t *testing.T) {
 	s := new(Server)
 	_, client := pipe(t, nil)
-	served := goErr(func() error { return s.ServeConn(client, Handler{}) })
-	if err := wait(t, served); !errors.Is(err, os.ErrInvalid) || s.NumConns() != 0 {
-		t.Errorf("ServeConn of a client returned %v, with %d connections", err, s.NumConns())
+	if err := s.Adopt(client, Handler{}); !errors.Is(err, os.ErrInvalid) || s.NumConns() != 0 {
+		t.Errorf("Adopt of a client returned %v, with %d connections", err, s.NumConns())
 	}
 	if err := s.Shutdown(t.Context()); err != nil {
 		t.Error(err)

@@ -129,6 +129,9 @@ func (t *transport) isHeld() bool { return t.held != nil }
 // wait fills the input. An error is held for the next read.
 func (t *transport) wait() { t.held = t.fillSocket() }
 
+// control calls f with the descriptor of a socket, unless that is closed.
+func (t *transport) control(f func(fd uintptr)) error { return t.raw.Control(f) }
+
 // read reads into p, past the input buffer, which is empty.
 func (t *transport) read(p []byte) (int, error) {
 	if t.raw != nil {
@@ -445,12 +448,34 @@ func (d *deadlines) limited() bool {
 	return !d.limit.IsZero() && (d.read.IsZero() || d.limit.Before(d.read))
 }
 
-func (t *transport) applyDeadline() error {
-	d := t.deadlines
-	at := d.read
-	if d.limited() {
-		at = d.limit
+// readLimit returns the time at which reads end, or the zero time.
+func (t *transport) readLimit() time.Time {
+	switch d := t.deadlines; {
+	case d == nil:
+		return time.Time{}
+	case d.limited():
+		return d.limit
+	default:
+		return d.read
 	}
+}
+
+// interrupt ends a read in progress with a timeout, and all later ones until resetDeadline is called
+// or another deadline is set.
+func (t *transport) interrupt() {
+	if rw, ok := t.rw.(interface{ SetReadDeadline(time.Time) error }); ok {
+		rw.SetReadDeadline(time.Unix(1, 0))
+	}
+}
+
+// resetDeadline has reads end when they are to.
+func (t *transport) resetDeadline() {
+	t.times()
+	t.applyDeadline()
+}
+
+func (t *transport) applyDeadline() error {
+	at := t.readLimit()
 	t.forget()
 	if rw, ok := t.rw.(interface{ SetReadDeadline(time.Time) error }); ok {
 		return rw.SetReadDeadline(at)

@@ -99,12 +99,31 @@ func (c *Conn) fill(p []byte) (n int, err error) {
 		}
 	}()
 	c.settle()
-	if p != nil {
-		n, err = c.t.read(p)
-	} else {
-		err = c.t.fill()
+	for {
+		if p != nil {
+			n, err = c.t.read(p)
+		} else {
+			err = c.t.fill()
+		}
+		switch {
+		case !isTimeout(err) || !c.isNudged():
+			return n, c.cut(err)
+		case c.t.buffered() == 0 && c.read.between():
+			return 0, errRest
+		}
 	}
-	return n, c.cut(err)
+}
+
+// isNudged reports whether a read has ended only so that the connection can rest. The next one
+// ends when the caller wants.
+func (c *Conn) isNudged() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	nudged := c.serve.isNudged()
+	if nudged {
+		c.t.resetDeadline()
+	}
+	return nudged
 }
 
 // cut notes that the transport has failed with err, unless that is a timeout, and returns the error

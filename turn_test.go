@@ -188,7 +188,7 @@ func TestServeWhileReading(t *testing.T) {
 		closed := goErr(c.Close)
 		synctest.Wait()
 		var k clock
-		if err := c.beginServe(&k, time.Hour, 0); err != nil {
+		if err := c.beginServe(&service{clock: &k}, time.Hour); err != nil {
 			t.Fatal(err)
 		}
 		if k.n != 0 || c.t.now != nil {

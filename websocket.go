@@ -56,7 +56,7 @@
 //
 // [ShakeHands] accepts every client, unless Options.Origins limits whose pages may connect. A
 // server that has to look at the request first calls [GetRequest], and then [PutResponse] or
-// [PutRefusal], as the example of GetRequest does. [Server.ServeConn] has a Server serve a
+// [PutRefusal], as the example of GetRequest does. [Server.Adopt] has a Server serve a
 // connection that was accepted so. [ClientHandshake] is the client's side.
 //
 // [GetFrame] and [PutFrame] exchange whole text messages. The methods of a [Conn] offer more:
@@ -106,6 +106,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"os"
 	"slices"
 	"sync"
@@ -296,7 +297,16 @@ func (c *Conn) SetDeadline(t time.Time) error {
 func (c *Conn) SetReadDeadline(t time.Time) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	defer c.wakeLocked(t)
 	return c.t.setReadDeadline(t)
+}
+
+// wakeLocked has a read go on that is to end at a time, unless that is zero.
+func (c *Conn) wakeLocked(at time.Time) {
+	c.mu.assertLocked()
+	if !at.IsZero() && c.canRest() {
+		c.serve.service().resting.wake(c)
+	}
 }
 
 // limitRead lets reads end at a time at the latest, or if it is zero, when the caller wants.
@@ -304,6 +314,7 @@ func (c *Conn) SetReadDeadline(t time.Time) error {
 func (c *Conn) limitRead(at time.Time) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	defer c.wakeLocked(at)
 	return c.t.limitRead(at)
 }
 
@@ -410,21 +421,36 @@ func (t *timers) stop() {
 	}
 }
 
+// A service is how a Server serves connections.
+type service struct {
+	clock   *clock       // looks after them
+	resting *idlers      // those that have no goroutine
+	serve   func(*Conn)  // goes on with one that has rested
+	http    *http.Server // whose log is used, or nil
+}
+
+// canRest reports whether c can wait for input without a goroutine: on a socket, for a Server. It
+// is so, or not, from the beginning of Serve to the end.
+func (c *Conn) canRest() bool { return canIdle && c.serve.by != nil && c.t.isSocket() }
+
 // A serving is what Serve and a Server know of a connection. Apart from what is atomic, the lock
 // of the Conn guards it.
 type serving struct {
 	stage  stage
 	pinged bool          // a ping waits for something to come
+	mute   bool          // no ping is to be sent, and no progress expected
+	nudged bool          // the wait for input is to end, as the connection is to rest
 	slot   atomic.Int32  // in Server.conns; set while Server.mu is held
 	left   atomic.Uint32 // how often it may yet rest
-	rests  uint32        // and how often when it is new, or its peer has been silent
 
-	clock *clock // looks at the connection, or nil
-	spot  place  // in clock; guarded by its lock
-	moved uint32 // the progress of what was written at the last look
-	quiet uint32 // tick at which something came, or a ping was sent
-	still uint32 // tick at which something was sent, or an interval without that ended
-	stuck uint32 // tick of the look that saw progress last, or no need of it
+	by    *service // of the Server, or nil
+	nap   nap      // among those that rest; guarded by their lock
+	clock *clock   // looks at the connection, or nil
+	spot  place    // in clock; guarded by its lock
+	moved uint32   // the progress of what was written at the last look
+	quiet uint32   // tick at which something came, or a ping was sent
+	still uint32   // tick at which something was sent, or an interval without that ended
+	stuck uint32   // tick of the look that saw progress last, or no need of it
 }
 
 // A stage says what Serve is doing.
@@ -440,11 +466,8 @@ const (
 	stageServed
 )
 
-// begin notes that Serve is called.
-func (s *serving) begin(rests uint32) {
-	s.stage, s.rests = stageOpening, rests
-	s.left.Store(rests)
-}
+// begin notes that Serve is called, or a Server serves the connection.
+func (s *serving) begin(by *service) { s.stage, s.by = stageOpening, by }
 
 // enter notes the next stage.
 func (s *serving) enter(next stage) { s.stage = next }
@@ -462,22 +485,45 @@ func (s *serving) isParting() bool { return s.stage >= stageParting }
 func (s *serving) setSlot(n int) { s.slot.Store(int32(n)) }
 func (s *serving) slotOf() int   { return int(s.slot.Load()) }
 
-// beginWatch notes that a clock looks at the connection, and when that began.
-func (s *serving) beginWatch(k *clock) {
+// beginWatch notes that a clock looks at the connection, and when that began. If mute is true,
+// that is only to let it rest.
+func (s *serving) beginWatch(k *clock, mute bool) {
 	now := k.now.Load()
-	s.clock, s.quiet, s.still, s.stuck = k, now, now, now
+	s.clock, s.mute, s.quiet, s.still, s.stuck = k, mute, now, now, now
 }
 
 // watcher returns the clock that looks at the connection, or nil.
 func (s *serving) watcher() *clock { return s.clock }
 
+// expects reports whether that expects something of the peer.
+func (s *serving) expects() bool { return s.clock != nil && !s.mute }
+
+// service returns what serves the connection for a Server, or nil.
+func (s *serving) service() *service { return s.by }
+
+// napping returns where the connection has its place among those that rest.
+func (s *serving) napping() *nap { return &s.nap }
+
 // place returns the connection's place in that clock.
 func (s *serving) place() *place { return &s.spot }
 
-// rest reports whether the connection is to rest now.
-func (s *serving) rest() bool {
+// mayRest lets the connection rest n times, as long as nothing is to be read.
+func (s *serving) mayRest(n uint32) { s.left.Store(n) }
+
+// rests reports whether it is to rest now.
+func (s *serving) rests() bool {
 	n := s.left.Load()
 	return n > 0 && s.left.CompareAndSwap(n, n-1)
+}
+
+// nudge notes that the wait for input is to end for a rest.
+func (s *serving) nudge() { s.nudged = true }
+
+// isNudged reports whether it has ended so.
+func (s *serving) isNudged() bool {
+	nudged := s.nudged
+	s.nudged = false
+	return nudged
 }
 
 // A view is what the clock of a connection sees.
@@ -503,7 +549,7 @@ func (s *serving) judge(v view) (ping bool, due uint32, err error) {
 	if v.moved != s.moved || !v.busy && !v.blocked {
 		s.moved, s.stuck = v.moved, v.now
 	}
-	stalled := v.now-s.stuck >= 3*ticks
+	stalled := v.now-s.stuck >= 3*ticks && !s.mute
 	quiet, still := int32(v.now-s.quiet), int32(v.now-s.still) // negative if the clock has gone on
 	calm := v.listens && !v.busy
 	switch {
@@ -513,15 +559,13 @@ func (s *serving) judge(v view) (ping bool, due uint32, err error) {
 		return false, 0, errUnclosed
 	case quiet >= ticks && calm && s.pinged:
 		return false, 0, errSilent
-	case quiet >= ticks && calm:
-		s.left.Store(s.rests)
 	}
 	if still >= ticks {
 		s.still = v.now
 	}
 	if quiet >= ticks || still >= ticks {
-		s.quiet, s.pinged = v.now, calm && !v.hixie
-		ping = !v.hixie
+		ping = !v.hixie && !s.mute
+		s.quiet, s.pinged = v.now, calm && ping
 	}
 	return ping, v.now + ticks - uint32(max(0, int32(v.now-s.quiet), int32(v.now-s.still))), nil
 }

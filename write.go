@@ -431,7 +431,7 @@ func (c *Conn) limitWrite() time.Time {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	limit := time.Now().Add(stallTime)
-	if c.serve.watcher() == nil {
+	if !c.serve.expects() {
 		c.t.limitWrite(limit)
 	}
 	return limit

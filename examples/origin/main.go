@@ -42,7 +42,6 @@ func main() {
 
 // talkTo looks at the client's request before it answers, and then has the server serve it.
 func talkTo(h *websocket.Conn, allow string) {
-	defer h.Close()
 	req, err := websocket.GetRequest(h)
 	if err == nil && req.Origin != allow {
 		err = &websocket.HandshakeError{Status: http.StatusForbidden, Reason: fmt.Sprintf("Pages of %q may not connect.", req.Origin)}
@@ -53,7 +52,10 @@ func talkTo(h *websocket.Conn, allow string) {
 		err = websocket.PutResponse(h, req)
 	}
 	if err == nil {
-		err = server.ServeConn(h, server.Handler)
+		err = server.Adopt(h, server.Handler)
 	}
-	fmt.Println(err)
+	if err != nil {
+		fmt.Println(err)
+		h.Close()
+	}
 }

@@ -1,0 +1,203 @@
+// Connections that wait for input without a goroutine, in an epoll of their Server.
+
+package websocket
+
+import (
+	"os"
+	"sync"
+	"syscall"
+)
+
+// Idlers wait in an epoll until there is input, an end or an error, and go on in a new goroutine
+// each. That takes 24 bytes here, where a goroutine takes 2.5 KB and a timer to look after it.
+//
+// An idler is awake or waits. While it is awake a goroutine has it, which alone may have it wait,
+// as the last thing that it does. While it waits nobody reads; all else goes on as ever: who writes
+// does not come here, and so do broadcasts and pings. What ends the wait is whoever is first,
+// under mu, to find its number in its slot and to take it out: then, and only then, the idler is
+// resumed, so that it is resumed once. There are three:
+//
+//   - An event. The epoll is asked for one only, and only while the idler waits (EPOLLONESHOT). It
+//     reports a state and no change of it, so that input which was there before counts, too. The
+//     event bears the slot and the number of the wait: if it is late, because another one has
+//     ended the wait, its number is not that of the slot, even if the slot, or the descriptor, has
+//     been given to somebody else.
+//   - wake, for a read deadline: that is to be kept by a read.
+//   - leave, which is called before the descriptor is closed. It also takes that out of the epoll
+//     (a copy of it, as File makes one, would keep it there), and no wait can begin any more. Who
+//     was about to begin one goes on, and finds the end by reading.
+//
+// A closing handshake, also that of Shutdown, ends no wait: the answer is input, and the time
+// limit closes the descriptor. The epoll itself is waited on in that of the runtime, and takes no
+// thread. It is there while it has somebody.
+type idlers struct {
+	mu     sync.Mutex
+	epoll  *os.File   // or nil: nobody is in it
+	fd     int        // its descriptor
+	slots  []idleSlot // those that are or were in it
+	free   int32      // the first slot that is free, and 1
+	n      int        // how many slots are not
+	number uint32     // of the last wait
+}
+
+// An idleSlot is the place of an idler, which it keeps until it leaves.
+type idleSlot struct {
+	who    idler
+	number uint32 // of its wait, or 0: it is awake
+	next   int32  // the next slot that is free, and 1
+}
+
+// An idler is what waits.
+type idler interface {
+	napping() *nap
+	control(f func(fd uintptr)) error // calls f, unless the descriptor is closed
+	goOn()                            // what goes on after the wait, in a goroutine of its own
+}
+
+// A nap says where an idler has its slot. The lock of its idlers guards it.
+type nap struct {
+	slot int32 // its index and 1, or 0 if it has not waited yet
+	over bool  // it has left
+}
+
+// canIdle reports whether sockets can wait so.
+const canIdle = true
+
+// wait has w resumed when there is input, and reports whether it does. If it does, w is no longer
+// the caller's.
+func (p *idlers) wait(w idler) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	n := w.napping()
+	if n.over || p.epoll == nil && p.open() != nil {
+		return false
+	}
+	op := syscall.EPOLL_CTL_MOD
+	if n.slot == 0 {
+		op = syscall.EPOLL_CTL_ADD
+		p.add(w)
+	}
+	if p.number++; p.number == 0 {
+		p.number++
+	}
+	e := syscall.EpollEvent{
+		Events: syscall.EPOLLIN | syscall.EPOLLRDHUP | syscall.EPOLLONESHOT,
+		Fd:     n.slot - 1, Pad: int32(p.number),
+	}
+	var err error
+	if closed := w.control(func(fd uintptr) { err = syscall.EpollCtl(p.fd, op, int(fd), &e) }); closed != nil || err != nil {
+		if op == syscall.EPOLL_CTL_ADD {
+			p.remove(n)
+		}
+		return false
+	}
+	p.slots[n.slot-1].number = p.number
+	return true
+}
+
+// wake resumes w if it waits.
+func (p *idlers) wake(w idler) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.rouse(w)
+}
+
+// leave resumes w if it waits, and lets it not wait any more. It may be called more than once.
+func (p *idlers) leave(w idler) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.rouse(w)
+	n := w.napping()
+	n.over = true
+	if n.slot > 0 {
+		w.control(func(fd uintptr) { syscall.EpollCtl(p.fd, syscall.EPOLL_CTL_DEL, int(fd), nil) })
+		p.remove(n)
+	}
+}
+
+// rouse is wake. mu is held.
+func (p *idlers) rouse(w idler) {
+	if n := w.napping(); n.slot > 0 && p.take(n.slot-1, p.slots[n.slot-1].number) {
+		go w.goOn()
+	}
+}
+
+// waits reports whether w waits.
+func (p *idlers) waits(w idler) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	n := w.napping()
+	return n.slot > 0 && p.slots[n.slot-1].number != 0
+}
+
+// take ends the wait of that number, and reports whether there was one. mu is held.
+func (p *idlers) take(slot int32, number uint32) bool {
+	if number == 0 || int(slot) >= len(p.slots) || p.slots[slot].number != number {
+		return false
+	}
+	p.slots[slot].number = 0
+	return true
+}
+
+// add gives w a slot. mu is held.
+func (p *idlers) add(w idler) {
+	if p.free == 0 {
+		p.slots = append(p.slots, idleSlot{})
+		p.free = int32(len(p.slots))
+	}
+	n := w.napping()
+	n.slot = p.free
+	s := &p.slots[n.slot-1]
+	p.free, *s = s.next, idleSlot{who: w}
+	p.n++
+}
+
+// remove takes a slot back, and after the last one closes the epoll. mu is held.
+func (p *idlers) remove(n *nap) {
+	p.slots[n.slot-1] = idleSlot{next: p.free}
+	p.free, n.slot = n.slot, 0
+	if p.n--; p.n == 0 {
+		p.epoll.Close()
+		p.epoll, p.slots, p.free = nil, nil, 0
+	}
+}
+
+// open makes an epoll, and a goroutine that looks after it until it is closed. mu is held.
+func (p *idlers) open() error {
+	fd, err := syscall.EpollCreate1(syscall.EPOLL_CLOEXEC)
+	if err != nil {
+		return err
+	}
+	if err := syscall.SetNonblock(fd, true); err != nil {
+		syscall.Close(fd)
+		return err
+	}
+	epoll := os.NewFile(uintptr(fd), "epoll")
+	raw, err := epoll.SyscallConn()
+	if err != nil {
+		epoll.Close()
+		return err
+	}
+	p.epoll, p.fd = epoll, fd
+	go p.run(raw)
+	return nil
+}
+
+// run resumes those for which there is an event, until the epoll is closed.
+func (p *idlers) run(raw syscall.RawConn) {
+	events := make([]syscall.EpollEvent, 128)
+	n := 0
+	ask := func(fd uintptr) bool {
+		n, _ = syscall.EpollWait(int(fd), events, 0) // again, if a signal interrupts it
+		return n != 0
+	}
+	for raw.Read(ask) == nil {
+		p.mu.Lock()
+		for _, e := range events[:max(0, n)] {
+			if p.take(e.Fd, uint32(e.Pad)) {
+				go p.slots[e.Fd].who.goOn()
+			}
+		}
+		p.mu.Unlock()
+	}
+}
