@@ -31,17 +31,16 @@ const (
 // An ending decides how a connection ends, and which error callers see. The lock of its Conn
 // guards it. Reads and writes may fail for different reasons; each keeps its first.
 type ending struct {
-	phase phase
+	phase    phase
+	unopened bool // the transport was closed before the opening handshake was over
+	led      bool // a call of CloseWith ends the closing handshake
+	asked    bool // this side has sent a close frame before the peer's came
+	late     bool // the closing handshake has taken too long
 
 	readErr  error // of every later read
 	writeErr error // of every later write
 	broken   error // of a write to the transport: none may follow
 	last     error // what the input ended with, as it was found there
-
-	unopened bool // the transport was closed before the opening handshake was over
-	led      bool // a call of CloseWith ends the closing handshake
-	asked    bool // this side has sent a close frame before the peer's came
-	late     bool // the closing handshake has taken too long
 }
 
 // connect notes that the opening handshake is being read.

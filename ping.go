@@ -40,6 +40,9 @@ func (c *Conn) sendPing() (ping, error) {
 	if err := cmp.Or(c.end.writable(), c.end.readable()); err != nil {
 		return ping{}, err
 	}
+	if c.pings == nil {
+		c.pings = new(pinger)
+	}
 	p := c.pings.add()
 	return p, c.putControlLocked(opPing, binary.BigEndian.AppendUint64(nil, p.id))
 }

@@ -210,7 +210,11 @@ func (c *Conn) look(now uint32) (due uint32, more bool) {
 		return 0, false
 	case ping && c.end.writable() == nil:
 		c.write.putControl(opPing, nil)
-		c.writeLaterLocked(0)
+		if c.t.isSocket() { // no timer is needed
+			c.drainAllLocked()
+		} else {
+			c.writeLaterLocked(0)
+		}
 	}
 	if c.canRest() {
 		due = c.calmLocked(v, due)
@@ -254,6 +258,7 @@ func (c *Conn) deadlineIsFarLocked() bool {
 
 // rest has c wait for input without a goroutine, and reports whether it does. Then goOn is called.
 func (c *Conn) rest() bool {
+	c.t.release()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.serve.watcher() != nil && c.deadlineIsFarLocked() && c.serve.service().resting.wait(c)

@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"runtime"
 	"syscall"
 	"testing"
 	"time"
@@ -61,6 +62,11 @@ func TestServerRest(t *testing.T) {
 	conns[0].WriteMessage(Text, []byte("still here"))
 	if err := wait(t, pinged); err != nil {
 		t.Error(err)
+	}
+	for deadline := time.Now().Add(20 * time.Second); conns[0].t.lastInput() != s.clock.now.Load(); runtime.Gosched() {
+		if time.Now().After(deadline) {
+			t.Fatal("there is no pong")
+		}
 	}
 
 	// What comes in pieces is waited for as ever.
@@ -180,5 +186,108 @@ func TestServerRestEnds(t *testing.T) {
 				t.Errorf("Shutdown: %v; OnClose was called %d times more", err, len(closed))
 			}
 		})
+	}
+}
+
+// TestServerRestSoon has connections rest that were busy, once they have waited for more than a tick
+// of the clock, also without pings, and keeps read deadlines.
+func TestServerRestSoon(t *testing.T) {
+	opened, closed := make(chan *Conn, 1), make(chan error, 1)
+	s := &Server{Options: Options{PingInterval: -1}, Handler: Handler{
+		OnOpen:    func(c *Conn) { opened <- c },
+		OnMessage: func(c *Conn, m MessageType, p []byte) { c.WriteMessage(m, p) },
+		OnClose:   func(_ *Conn, err error) { closed <- err },
+	}}
+	l := serveTCP(t, s, false)
+	client, err := ClientHandshake(dialTCP(t, l), "ws://server.example.com/", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.CloseNow()
+	c := wait(t, opened)
+	k := c.serve.watcher()
+	k.mu.Lock()
+	k.timer.Stop() // the test ticks
+	k.tick = time.Minute
+	k.mu.Unlock()
+	tick := func(n uint32) (due uint32) {
+		t.Helper()
+		now := k.now.Add(n)
+		due, more := c.look(now)
+		if !more {
+			t.Fatal("it is not looked at any more")
+		}
+		return due - now
+	}
+	until := func(what string, is func() bool) {
+		t.Helper()
+		for deadline := time.Now().Add(20 * time.Second); !is(); runtime.Gosched() {
+			if time.Now().After(deadline) {
+				t.Fatal("not yet: ", what)
+			}
+		}
+	}
+	awake := func() {
+		t.Helper()
+		until("a goroutine reads", func() bool { return !s.resting.waits(c) })
+	}
+	asleep := func() { // once the goroutine has come to wait
+		t.Helper()
+		until("it rests", func() bool { tick(restSoon); return s.resting.waits(c) })
+	}
+	busy := func() {
+		t.Helper()
+		for range 3 {
+			if err := client.WriteMessage(Text, []byte("Hello")); err != nil {
+				t.Fatal(err)
+			}
+			expectMessages(t, client, "Hello")
+		}
+	}
+	busy()
+	awaitRest(t, s, 0, 1)
+	if due := tick(1); due != restSoon {
+		t.Errorf("a busy connection is looked at again in %d ticks", due)
+	}
+	awaitRest(t, s, 0, 1)
+	asleep()
+	for range 2 * ticks { // with nothing to be done, nor to be complained of
+		tick(1)
+	}
+	awaitRest(t, s, 1, 0)
+
+	busy() // the first after a long rest
+	awaitRest(t, s, 0, 1)
+	wire := appendFrame(nil, finBit|opText, []byte("in pieces"), true)
+	k.now.Add(1)
+	client.t.rw.Write(wire[:8])
+	until("the first piece has been read", func() bool { return c.t.lastInput() == k.now.Load() })
+	tick(restSoon)
+	client.t.rw.Write(wire[8:])
+	expectMessages(t, client, "in pieces")
+
+	c.SetReadDeadline(time.Now().Add(10 * time.Minute))
+	for range 3 {
+		tick(restSoon)
+	}
+	awake() // as the clock might be late
+	c.SetReadDeadline(time.Now().Add(time.Hour))
+	asleep()
+	k.mu.Lock()
+	k.tick = time.Hour // the next look would be too late
+	k.mu.Unlock()
+	tick(restSoon)
+	awake()
+	k.mu.Lock()
+	k.tick = time.Second
+	k.mu.Unlock()
+	asleep()
+	c.SetReadDeadline(time.Now().Add(time.Millisecond))
+	if err := wait(t, closed); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Error(err)
+	}
+	go client.ReadMessage()
+	if err := s.Shutdown(t.Context()); err != nil {
+		t.Error(err)
 	}
 }

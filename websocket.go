@@ -146,7 +146,7 @@ type Conn struct {
 	end    ending
 	write  writer
 	cond   sync.Cond // signals a change of any of these
-	pings  pinger
+	pings  *pinger   // or nil: there has been no ping
 	timers timers
 	req    *keptRequest // that was accepted
 
@@ -377,6 +377,9 @@ func (p *pinger) add() ping {
 // answer ends the wait for a ping and for earlier ones, which the peer need not answer (RFC
 // 6455, section 5.5.3). Other pongs mean nothing.
 func (p *pinger) answer(id uint64) {
+	if p == nil {
+		return
+	}
 	for id <= p.last && len(p.waiting) > 0 && p.waiting[0].id <= id {
 		p.waiting[0].done <- nil
 		p.waiting = p.waiting[1:]
@@ -385,6 +388,9 @@ func (p *pinger) answer(id uint64) {
 
 // fail ends the wait for all.
 func (p *pinger) fail(err error) {
+	if p == nil {
+		return
+	}
 	for _, q := range p.waiting {
 		q.done <- err
 	}
