@@ -41,12 +41,13 @@ func serverMain(j job) error {
 	if err != nil {
 		return err
 	}
+	freeNbio()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return err
 	}
 	address := l.Addr().String()
-	if j.Work.TLS {
+	if j.Work.TLS && !lib.tls {
 		config, err := serverTLS()
 		if err != nil {
 			return err

@@ -10,6 +10,7 @@ import (
 	"log"
 	"net"
 	"net/http"
+	"os"
 	"slices"
 	"sync"
 	"time"
@@ -22,6 +23,10 @@ import (
 	"github.com/gobwas/ws/wsflate"
 	"github.com/gobwas/ws/wsutil"
 	gorilla "github.com/gorilla/websocket"
+	nbtls "github.com/lesismal/llib/std/crypto/tls"
+	"github.com/lesismal/nbio/logging"
+	"github.com/lesismal/nbio/nbhttp"
+	nbws "github.com/lesismal/nbio/nbhttp/websocket"
 	"github.com/lxzan/gws"
 	"github.com/valyala/fasthttp"
 )
@@ -36,10 +41,12 @@ type library struct {
 	raw    bool   // it can serve a listener itself
 	shouts bool   // it can broadcast
 	reads  bool   // it differs from the one before only in how it reads messages, or answers them
+	tls    bool   // it does TLS itself
 	build  *build // the other build to measure it in, if it is not this program
 
 	// serve serves l until the process ends, and returns at once. Every message is sent
-	// back. The function that it returns, if any, sends a message to all clients.
+	// back. If w is over TLS so is l, unless the library does that itself. The function
+	// that serve returns, if any, sends a message to all clients.
 	serve func(l net.Listener, w work) (shout func(p []byte))
 }
 
@@ -82,6 +89,8 @@ var libraries = []library{
 		about: "its frames, pooled buffers for both directions"},
 	{name: "fasthttp", module: "github.com/fasthttp/websocket", raw: true, shouts: true, serve: fasthttpServer,
 		about: "`ReadMessage` and `WriteMessage` in a fasthttp server"},
+	{name: "nbio", module: "github.com/lesismal/nbio", raw: true, shouts: true, tls: true, serve: nbioServer,
+		about: "`OnMessage` in its event loop, without blocking, behind its own HTTP and TLS"},
 	{name: "raw", http: true, raw: true, shouts: true, serve: rawServer,
 		about: "TCP without WebSocket, bytes as they come: the limit"},
 }
@@ -544,6 +553,59 @@ func fasthttpServer(l net.Listener, w work) func([]byte) {
 		}
 		all.each(func(c *fastws.Conn) { c.WritePreparedMessage(m) })
 	}
+}
+
+// nbioServer has nbio wait for all connections in its event loop.
+func nbioServer(l net.Listener, w work) func([]byte) {
+	var all clients[*nbws.Conn]
+	u := nbws.NewUpgrader()
+	u.EnableCompression(w.Deflate) // at level 1, and without context takeover
+	u.OnOpen(all.add)
+	u.OnMessage(func(c *nbws.Conn, t nbws.MessageType, p []byte) { c.WriteMessage(t, p) })
+	config := nbhttp.Config{
+		Network:                      "tcp",
+		IOMod:                        nbhttp.IOModNonBlocking,
+		ReleaseWebsocketPayload:      true,
+		MaxWebsocketFramePayloadSize: maxMessage, // the load expects a message in one frame
+		Listen:                       func(string, string) (net.Listener, error) { return l, nil },
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if _, err := u.Upgrade(w, r, nil); err != nil {
+				log.Print(err)
+			}
+		}),
+	}
+	addresses := []string{l.Addr().String()}
+	if w.TLS {
+		c, err := serverTLS()
+		if err != nil {
+			log.Fatal(err)
+		}
+		own := c.Certificates[0]
+		config.AddrsTLS = addresses
+		config.TLSConfig = &nbtls.Config{
+			Certificates: []nbtls.Certificate{{Certificate: own.Certificate, PrivateKey: own.PrivateKey}},
+			MinVersion:   nbtls.VersionTLS13,
+		}
+	} else {
+		config.Addrs = addresses
+	}
+	u.Engine = nbhttp.NewEngine(config)
+	if err := u.Engine.Start(); err != nil {
+		log.Fatal(err)
+	}
+	return func(p []byte) {
+		all.each(func(c *nbws.Conn) { c.WriteMessage(nbws.BinaryMessage, p) })
+	}
+}
+
+// freeNbio frees the queues of the engine that nbio makes when the program starts. They are a
+// megabyte, for which the collector would run more often, whatever library is measured.
+func freeNbio() {
+	logging.SetLevel(logging.LevelError)
+	logging.Output = os.Stderr            // answers go to the standard output
+	nbws.DefaultEngine.Engine.NPoller = 0 // there are none to be stopped, as it has not been started
+	nbws.DefaultEngine.Stop()
+	nbws.DefaultEngine = nil
 }
 
 // rawServer answers the head of the request as a WebSocket server does. What follows it
