@@ -35,6 +35,8 @@ func TestMeasure(t *testing.T) {
 			work{Kind: broadcast, Size: 100, Conns: 5, InFlight: 3},
 			work{Kind: idle, Size: 100, Conns: 100, InFlight: 1, HTTP: true},
 			work{Kind: idle, Size: 100, Conns: 100, InFlight: 1},
+			work{Kind: sparse, Size: 100, Conns: 120, InFlight: 1},
+			work{Kind: sparse, Size: 100, Conns: 300, InFlight: 1},
 			work{Kind: handshake, Conns: 2, HTTP: true},
 			work{Kind: handshake, Conns: 2})
 	}
@@ -43,7 +45,7 @@ func TestMeasure(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, w := range works {
-		w.Duration, w.Main = 20*time.Millisecond, true
+		w.Duration, w.Rest, w.Main = 20*time.Millisecond, 20*time.Millisecond, true
 		p.works = append(p.works, w)
 	}
 	all, err := p.measure(t.Context())
@@ -69,12 +71,17 @@ func TestMeasure(t *testing.T) {
 			t.Errorf("the report lacks %s", c.work)
 		}
 	}
-	d := xml.NewDecoder(strings.NewReader(chart(all)))
+	parseXML(t, chart(all))
+}
+
+func parseXML(t *testing.T, text string) {
+	t.Helper()
+	d := xml.NewDecoder(strings.NewReader(text))
 	for {
 		if _, err := d.Token(); err == io.EOF {
-			break
+			return
 		} else if err != nil {
-			t.Fatalf("the chart is not XML: %v", err)
+			t.Fatalf("not XML: %v\n%s", err, text)
 		}
 	}
 }
@@ -88,20 +95,25 @@ func checkSample(t *testing.T, w work, l library, s sample) {
 			t.Errorf("%s, %s: %s is %g, want %g to %g", w, l, units[m], s[m], low, high)
 		}
 	}
-	if w.Kind == idle {
+	if w.Kind == idle || w.Kind == sparse {
 		between(heap, 0, 100<<10)
 		between(stack, 0, 100<<10)
-		return
+		if canMeasure {
+			between(memory, 1, 1<<20)
+		}
 	}
 	if canMeasure {
 		between(cpu, 0.01, 1e5)
 		between(writes, 0.05, 20)
 	}
-	between(rate, 1, 1e8)
 	between(allocs, 0, 1000)
 	between(size, 0, 1<<22)
 	between(p50, 0.1, s[p99])
-	if w.Kind == echo && !w.Deflate && s[wire] != float64(w.Size) {
+	if w.Kind == idle {
+		return
+	}
+	between(rate, 1, 1e8)
+	if (w.Kind == echo || w.Kind == sparse) && !w.Deflate && s[wire] != float64(w.Size) {
 		t.Errorf("%s, %s: %g bytes of %d come back", w, l, s[wire], w.Size)
 	}
 	if w.Deflate {
@@ -222,6 +234,30 @@ func TestNoise(t *testing.T) {
 	}
 }
 
+// The more connections there are, the fewer libraries are measured with them.
+func TestCan(t *testing.T) {
+	for _, test := range []struct {
+		w    work
+		want string
+	}{
+		{work{Kind: idle, Conns: 20_000, HTTP: true}, "server append gorilla coder gws gobwas raw"},
+		{work{Kind: idle, Conns: 20_000}, "server frame gws gobwas fasthttp nbio raw"},
+		{work{Kind: idle, Conns: 100_000, HTTP: true}, "server gorilla gws gobwas raw"},
+		{work{Kind: idle, Conns: 100_000}, "server gws gobwas nbio raw"},
+		{work{Kind: sparse, Conns: 100}, "server gorilla gws gobwas nbio raw"},
+	} {
+		var names []string
+		for _, l := range libraries {
+			if l.can(test.w) {
+				names = append(names, l.name)
+			}
+		}
+		if got := strings.Join(names, " "); got != test.want {
+			t.Errorf("%s: %s, want %s", test.w, got, test.want)
+		}
+	}
+}
+
 // A failure of the server is in the error.
 func TestMeasureFails(t *testing.T) {
 	w := work{Kind: echo, Size: 10, Conns: 1, InFlight: 1}
@@ -252,7 +288,15 @@ func TestFlags(t *testing.T) {
 	if err != nil || len(p.libraries) != 1 || len(p.remarks) == 0 {
 		t.Errorf("%d libraries in 2 rounds, want one, and a remark: %v", len(p.libraries), err)
 	}
-	for _, args := range []string{"-noise -1", "-noise NaN", "-libs nobody", "-libs raw -before x", "-sizes 0", "-run (", "-cpus x", "-d 2h", "more"} {
+	p, err = parse([]string{"-idle", "10,1234"})
+	if err != nil || len(p.works) != 6 || p.works[0].Rest != restTime || p.works[5].String() != "sparse, 128 B, 13 of 1234 connections active" {
+		t.Errorf("-idle: %v, %v", p.works, err)
+	}
+	p, err = parse([]string{"-idle", "10", "-conns", "1"})
+	if err != nil || len(p.works) != 15+3 {
+		t.Errorf("-idle with -conns: %d works, %v", len(p.works), err)
+	}
+	for _, args := range []string{"-noise -1", "-idle 0", "-idle x", "-noise NaN", "-libs nobody", "-libs raw -before x", "-sizes 0", "-run (", "-cpus x", "-d 2h", "more"} {
 		if _, err := parse(strings.Fields(args)); err == nil {
 			t.Errorf("%s is accepted", args)
 		}

@@ -26,12 +26,25 @@ type counts struct {
 const (
 	askRun   = "run"   // for echoes, or for handshakes, for some time
 	askAwait = "await" // for the arrival of N broadcasts at all clients, counted from the first
+	askTouch = "touch" // for one more message on every Nth connection
 )
 
 const (
-	request = "GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n" +
-		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
-	offer       = "Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover; client_no_context_takeover\r\n"
+	// request is what a browser sends, with the scheme of its page and what is to follow
+	// permessage-deflate.
+	request = "GET / HTTP/1.1\r\n" +
+		"Host: localhost\r\n" +
+		"Connection: Upgrade\r\n" +
+		"Pragma: no-cache\r\n" +
+		"Cache-Control: no-cache\r\n" +
+		"User-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/142.0.0.0 Safari/537.36\r\n" +
+		"Upgrade: websocket\r\n" +
+		"Origin: %s://localhost\r\n" +
+		"Sec-WebSocket-Version: 13\r\n" +
+		"Accept-Encoding: gzip, deflate, br, zstd\r\n" +
+		"Accept-Language: en-US,en;q=0.9\r\n" +
+		"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n" +
+		"Sec-WebSocket-Extensions: permessage-deflate; %s\r\n\r\n"
 	accept      = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=" // what the key asks for
 	rawResponse = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n" +
 		"Sec-WebSocket-Accept: " + accept + "\r\n\r\n"
@@ -40,6 +53,22 @@ const (
 // safeBatch is how many bytes the kernel takes of a batch while the server does not read.
 // Where there are more, a client writes and reads at the same time.
 const safeBatch = 32 << 10
+
+// perAddress is how many clients have the same address. It has to be well below the number of
+// ports that the kernel gives away.
+const perAddress = 10_000
+
+// source returns the address from which client i connects, or nil for the usual one.
+func source(i int) *net.TCPAddr {
+	n := i / perAddress
+	if n == 0 {
+		return nil
+	}
+	return &net.TCPAddr{IP: net.IPv4(127, 0, byte(n>>8), byte(n)+1)}
+}
+
+// atOnce is how many clients connect, or are touched, at the same time.
+const atOnce = 32
 
 // limit bounds what a client waits for.
 const limit = 30 * time.Second
@@ -73,10 +102,7 @@ type client struct {
 // they should, and does what it is asked on its standard input until that ends.
 func loadMain(j job) error {
 	l := &load{job: j, reached: make(chan struct{}, 1), failed: make(chan error, 1)}
-	l.request = []byte(request + "\r\n")
-	if j.Work.Deflate {
-		l.request = []byte(request + offer + "\r\n")
-	}
+	l.request = requestFor(j.Work)
 	if j.Work.Kind != handshake {
 		if err := l.prepare(); err != nil {
 			return err
@@ -93,18 +119,32 @@ func loadMain(j job) error {
 		switch {
 		case q.Do == askAwait:
 			err = l.await(q.N)
+		case q.Do == askTouch:
+			a.Counts, err = l.touch(q.N)
 		case q.Do != askRun:
 			err = fmt.Errorf("a load does not know how to %q", q.Do)
 		case j.Work.Kind == handshake:
 			a.Counts, err = l.run(q.Duration, j.Work.Conns, l.handshakes)
 		default:
-			a.Counts, err = l.run(q.Duration, j.Work.Conns, l.echoes)
+			a.Counts, err = l.run(q.Duration, j.Work.active(), l.echoes)
 		}
 		if err != nil {
 			a.Error = err.Error()
 		}
 		return a
 	})
+}
+
+// requestFor returns the request that opens a connection.
+func requestFor(w work) []byte {
+	scheme, parameters := "http", "client_max_window_bits"
+	if w.TLS {
+		scheme = "https"
+	}
+	if w.Deflate {
+		parameters = "server_no_context_takeover; client_no_context_takeover"
+	}
+	return fmt.Appendf(nil, request, scheme, parameters)
 }
 
 // prepare makes all that is sent.
@@ -129,25 +169,22 @@ func (l *load) prepare() error {
 	return nil
 }
 
-// connect makes all connections, some at a time.
-func (l *load) connect() error {
-	l.clients = make([]*client, l.Work.Conns)
-	errs := make(chan error, 32)
+// each calls f with all numbers below n, some at a time.
+func each(n int, f func(i int) error) error {
+	errs := make(chan error, atOnce)
 	var next atomic.Int64
 	for range cap(errs) {
 		go func() {
 			for {
 				i := int(next.Add(1)) - 1
-				if i >= len(l.clients) {
+				if i >= n {
 					errs <- nil
 					return
 				}
-				c, err := l.open()
-				if err != nil {
+				if err := f(i); err != nil {
 					errs <- err
 					return
 				}
-				l.clients[i] = c
 			}
 		}()
 	}
@@ -155,6 +192,16 @@ func (l *load) connect() error {
 	for range cap(errs) {
 		err = errors.Join(err, <-errs)
 	}
+	return err
+}
+
+// connect makes all connections.
+func (l *load) connect() error {
+	l.clients = make([]*client, l.Work.Conns)
+	err := each(len(l.clients), func(i int) (err error) {
+		l.clients[i], err = l.open(i)
+		return err
+	})
 	if err != nil {
 		return err
 	}
@@ -166,10 +213,10 @@ func (l *load) connect() error {
 	return nil
 }
 
-// open makes a connection and checks a message that comes back.
-func (l *load) open() (*client, error) {
+// open makes the connection of client i and checks a message that comes back.
+func (l *load) open(i int) (*client, error) {
 	w := l.Work
-	conn, err := l.shake()
+	conn, err := l.shake(i)
 	if err != nil {
 		return nil, err
 	}
@@ -220,12 +267,19 @@ func (l *load) check(c *client) error {
 	return nil
 }
 
-// shake connects and does the opening handshake.
-func (l *load) shake() (net.Conn, error) {
-	conn, err := net.DialTimeout("tcp", l.Address, limit)
+// shake connects client i and does the opening handshake.
+func (l *load) shake(i int) (net.Conn, error) {
+	d := net.Dialer{Timeout: limit}
+	if from := source(i); from != nil {
+		d.LocalAddr = from
+	}
+	conn, err := d.Dial("tcp", l.Address)
 	if err != nil {
 		return nil, err
 	}
+	// It ends with a reset, which leaves nothing behind in the kernel, or that would run out
+	// of ports.
+	conn.(*net.TCPConn).SetLinger(0)
 	conn.SetDeadline(time.Now().Add(limit))
 	if l.Work.TLS {
 		// The server is of this program, and on this machine.
@@ -286,9 +340,39 @@ func (l *load) run(d time.Duration, n int, f func(i int, end time.Time) (message
 	}, failure
 }
 
-// echoes has client i send messages, and read what comes back, until end.
+// touch has every nth client send one more message and read it, some at a time. Pings may have
+// come since the last.
+func (l *load) touch(n int) (counts, error) {
+	if n < 1 {
+		return counts{}, fmt.Errorf("there is no client number %d", n)
+	}
+	l.times.reset()
+	some := (len(l.clients) + n - 1) / n
+	begin := time.Now()
+	err := each(some, func(i int) error {
+		c := l.clients[i*n]
+		begin := time.Now()
+		c.SetDeadline(begin.Add(limit))
+		if _, err := c.Write(l.batch[:l.frame]); err != nil {
+			return err
+		}
+		if _, _, err := readMessage(bufio.NewReaderSize(c, 256), nil); err != nil {
+			return fmt.Errorf("a connection does not live any more: %w", err)
+		}
+		l.times.add(time.Since(begin))
+		return nil
+	})
+	return counts{
+		Messages: int64(some),
+		Elapsed:  time.Since(begin),
+		P50:      l.times.quantile(0.50),
+		P99:      l.times.quantile(0.99),
+	}, err
+}
+
+// echoes has the active client i send messages, and read what comes back, until end.
 func (l *load) echoes(i int, end time.Time) (messages, wire int64, err error) {
-	c := l.clients[i]
+	c := l.clients[i*l.Work.step()]
 	c.SetDeadline(end.Add(limit))
 	write := func() error { return l.write(c) }
 	if l.frame*l.Work.InFlight > safeBatch {
@@ -382,14 +466,12 @@ func (l *load) handshakes(_ int, end time.Time) (n, wire int64, err error) {
 		if begin.After(end) {
 			return n, 0, nil
 		}
-		c, err := l.shake()
+		c, err := l.shake(0)
 		if err != nil {
 			return n, 0, err
 		}
 		l.times.add(time.Since(begin))
 		n++
-		// A reset leaves nothing behind in the kernel, which would run out of ports.
-		c.(*net.TCPConn).SetLinger(0)
 		c.Close()
 	}
 }

@@ -91,6 +91,10 @@ func bench(ctx context.Context, args []string) error {
 		os.WriteFile(p.output+".svg", []byte(chart(quiet)), 0o644))
 }
 
+// restTime is how long all idle connections are left alone before their memory is measured: in
+// that time a library may give back what a connection needs only when it is busy.
+const restTime = 4 * time.Second
+
 // parse makes a plan of the arguments.
 func parse(args []string) (p plan, err error) {
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
@@ -101,6 +105,7 @@ func parse(args []string) (p plan, err error) {
 	sizes := flags.String("sizes", "", "echo payloads of these many `bytes`, a list with commas (default 16,128,1024,16384,1048576)")
 	conns := flags.String("conns", "", "echo over these `numbers` of connections (default 1,100,5000)")
 	inFlight := flags.String("inflight", "", "echo these `numbers` of messages at once on each connection (default 1,16,128)")
+	idleConns := flags.String("idle", "", "measure works of which most or all connections are idle, with these `numbers` of them")
 	rounds := flags.Int("rounds", 0, "measure all of it so many `times` and take the medians (default 3, or 1 with -short)")
 	duration := flags.Duration("d", 0, "measure each work for so long (default 1s, or 50ms with -short)")
 	noise := flags.Float64("noise", 15, "give no figures of a work with which raw TCP differs between rounds by more than this `percentage`")
@@ -124,6 +129,9 @@ func parse(args []string) (p plan, err error) {
 		p.works, p.rounds = shortWorks(), 1
 		*duration = cmp.Or(*duration, 50*time.Millisecond)
 	}
+	if *all || *sizes != "" || *conns != "" || *inFlight != "" || *idleConns != "" {
+		p.works = nil
+	}
 	if *all || *sizes != "" || *conns != "" || *inFlight != "" {
 		s, err1 := numbers(cmp.Or(*sizes, "16,128,1024,16384,1048576"), 1<<20)
 		c, err2 := numbers(cmp.Or(*conns, "1,100,5000"), 50000)
@@ -133,6 +141,14 @@ func parse(args []string) (p plan, err error) {
 		}
 		p.works = echoWorks(s, c, f)
 	}
+	if *idleConns != "" {
+		n, err := numbers(*idleConns, 200_000)
+		if err != nil {
+			return p, err
+		}
+		p.works = append(p.works, idleWorks(n...)...)
+		p.works = append(p.works, sparseWorks(n...)...)
+	}
 	p.rounds = cmp.Or(max(*rounds, 0), p.rounds)
 	matches, err := regexp.Compile(*run)
 	if err != nil {
@@ -141,6 +157,10 @@ func parse(args []string) (p plan, err error) {
 	var works []work
 	for _, w := range p.works {
 		w.Duration = cmp.Or(*duration, time.Second)
+		w.Rest = restTime
+		if *short {
+			w.Rest = w.Duration
+		}
 		if w.Duration <= 0 || w.Duration > time.Minute {
 			return p, fmt.Errorf("a work cannot take %s", w.Duration)
 		}
@@ -170,6 +190,13 @@ func parse(args []string) (p plan, err error) {
 		}
 		return p, flag.ErrHelp
 	}
+	p.works = slices.DeleteFunc(p.works, func(w work) bool {
+		err := w.fits()
+		if err != nil {
+			p.remarks = append(p.remarks, fmt.Sprintf("%s: left out: %v", w, err))
+		}
+		return err != nil
+	})
 	if p.noise = *noise; !(p.noise >= 0) {
 		return p, fmt.Errorf("%g is not a percentage", p.noise)
 	}

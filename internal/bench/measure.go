@@ -62,7 +62,9 @@ func measure(ctx context.Context, l library, w work, at pins) (s sample, err err
 
 	switch w.Kind {
 	case idle:
-		err = s.idle(server, w, before.Usage)
+		err = s.idle(server, load, w, before.Usage)
+	case sparse:
+		err = s.sparse(server, load, w, before.Usage)
 	case broadcast:
 		err = s.broadcasts(server, load, w)
 	default:
@@ -149,9 +151,48 @@ func (s *sample) broadcasts(server, load *process, w work) error {
 	return nil
 }
 
-// idle measures the memory of connections that have sent one message and got it back.
-func (s *sample) idle(server *process, w work, before usage) error {
-	time.Sleep(min(w.Duration/2, 500*time.Millisecond)) // until all wait for the next message
+// idle measures the memory of connections that have sent one message and got it back, and
+// then one more message on each.
+func (s *sample) idle(server, load *process, w work, before usage) error {
+	time.Sleep(w.Rest)
+	if err := s.connections(server, w, before); err != nil {
+		return err
+	}
+	begin, err := server.ask(question{Do: askStart})
+	if err != nil {
+		return err
+	}
+	a, err := load.ask(question{Do: askTouch, N: 1})
+	if err != nil {
+		return err
+	}
+	end, err := server.ask(question{Do: askEnd})
+	if err != nil {
+		return err
+	}
+	s.add(begin.Usage, end.Usage, float64(a.Counts.Messages))
+	s[p50], s[p99] = micros(a.Counts.P50), micros(a.Counts.P99)
+	return nil
+}
+
+// sparse measures echoes on some connections, and the memory of all of them.
+func (s *sample) sparse(server, load *process, w work, before usage) error {
+	time.Sleep(w.Rest)
+	if _, err := load.ask(question{Do: askTouch, N: w.step()}); err != nil {
+		return err
+	}
+	if err := s.messages(server, load, w); err != nil {
+		return err
+	}
+	if err := s.connections(server, w, before); err != nil {
+		return err
+	}
+	_, err := load.ask(question{Do: askTouch, N: 1}) // whether all are still there
+	return err
+}
+
+// connections measures the memory of all connections.
+func (s *sample) connections(server *process, w work, before usage) error {
 	a, err := server.ask(question{Do: askMemory})
 	if err != nil {
 		return err

@@ -54,7 +54,7 @@ func roleMain() bool {
 	var j job
 	err := json.Unmarshal([]byte(text), &j)
 	if err == nil {
-		err = allowFiles(uint64(j.Work.Conns) + 100)
+		err = allowFiles(uint64(j.Work.Conns) + fileReserve)
 	}
 	if err == nil {
 		switch j.Role {
@@ -102,10 +102,12 @@ type process struct {
 	kill func()
 }
 
-// startTime and answerTime bound what is not bounded by the work.
+// startTime and answerTime bound what is not bounded by the work, and connectTime what each
+// connection adds to that.
 const (
-	startTime  = 60 * time.Second
-	answerTime = 60 * time.Second
+	startTime   = 60 * time.Second
+	answerTime  = 60 * time.Second
+	connectTime = time.Millisecond
 )
 
 // start starts the program at path on the given processor, or on any if that is negative,
@@ -130,7 +132,7 @@ func start(ctx context.Context, path string, j job, cpu int) (*process, answer, 
 	if err := startOn(p.cmd, cpu); err != nil {
 		return nil, answer{}, err
 	}
-	a, err := p.answer(startTime)
+	a, err := p.answer(startTime + time.Duration(j.Work.Conns)*connectTime)
 	if err != nil {
 		p.stop()
 		return nil, answer{}, err

@@ -38,7 +38,9 @@ func (w work) metric() metric {
 func (w work) columns() []metric {
 	switch {
 	case w.Kind == idle:
-		return []metric{memory, heap, stack}
+		return []metric{memory, heap, stack, cpu, p50, p99}
+	case w.Kind == sparse:
+		return []metric{cpu, memory, rate, p50, p99, allocs, size, writes}
 	case w.Deflate:
 		return []metric{cpu, rate, p50, p99, allocs, size, writes, wire}
 	}
@@ -49,7 +51,9 @@ func (w work) columns() []metric {
 func (w work) per() string {
 	switch {
 	case w.Kind == idle:
-		return "Memory of the server for each connection, after one message."
+		return fmt.Sprintf("Memory of the server for each connection, after one message and %s of silence. CPU and latency are those of one more message on each, %d of them at a time.", w.Rest, atOnce)
+	case w.Kind == sparse:
+		return fmt.Sprintf("Memory of the server for each connection, the idle ones as well, which have been so for %s. All else for each message.", w.Rest)
 	case w.Kind == handshake:
 		return fmt.Sprintf("Connections opened, %d at a time, and dropped. All for each of them.", w.Conns)
 	case w.Kind == broadcast && w.InFlight > 1:

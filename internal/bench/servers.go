@@ -42,6 +42,7 @@ type library struct {
 	shouts bool   // it can broadcast
 	reads  bool   // it differs from the one before only in how it reads messages, or answers them
 	tls    bool   // it does TLS itself
+	crowds bool   // it is measured with very many connections, too
 	build  *build // the other build to measure it in, if it is not this program
 
 	// serve serves l until the process ends, and returns at once. Every message is sent
@@ -65,15 +66,15 @@ func (l library) gauges() bool { return l.module == "" }
 const ourModule = "github.com/54eee7d7/websocket"
 
 var libraries = []library{
-	{name: "server", module: ourModule, ours: true, http: true, shouts: true, serve: oursServer,
-		about: "this library, `Server` with `OnMessage`"},
+	{name: "server", module: ourModule, ours: true, http: true, raw: true, shouts: true, crowds: true, serve: oursServer,
+		about: "this library, `Server` with `OnMessage`; on a raw listener with `ServeConn`"},
 	{name: "append", module: ourModule, ours: true, http: true, serve: oursAppend,
 		about: "this library, `Upgrade`, a loop of `AppendMessage`"},
 	{name: "read", module: ourModule, ours: true, http: true, reads: true, serve: oursRead,
 		about: "this library, `Upgrade`, a loop of `ReadMessage`"},
 	{name: "frame", module: ourModule, ours: true, raw: true, serve: oursFrame,
 		about: "this library on a raw listener, a loop of `GetFrame` and `PutFrame`"},
-	{name: "gorilla", module: "github.com/gorilla/websocket", http: true, shouts: true, serve: gorillaRead,
+	{name: "gorilla", module: "github.com/gorilla/websocket", http: true, shouts: true, crowds: true, serve: gorillaRead,
 		about: "`ReadMessage` and `WriteMessage`, as in its examples"},
 	{name: "gorilla-reuse", module: "github.com/gorilla/websocket", http: true, reads: true, serve: gorillaReuse,
 		about: "`NextReader` into a buffer that is kept, pooled write buffers"},
@@ -81,17 +82,17 @@ var libraries = []library{
 		about: "`Read` and `Write`"},
 	{name: "coder-reuse", module: "github.com/coder/websocket", http: true, reads: true, serve: coderReuse,
 		about: "`Reader` into a buffer that is kept"},
-	{name: "gws", module: "github.com/lxzan/gws", http: true, raw: true, shouts: true, serve: gwsServer,
+	{name: "gws", module: "github.com/lxzan/gws", http: true, raw: true, shouts: true, crowds: true, serve: gwsServer,
 		about: "its event handler"},
-	{name: "gobwas", module: "github.com/gobwas/ws", http: true, raw: true, shouts: true, serve: gobwasUtil,
+	{name: "gobwas", module: "github.com/gobwas/ws", http: true, raw: true, shouts: true, crowds: true, serve: gobwasUtil,
 		about: "`wsutil`, as in its README; with deflate its frames and pooled codecs"},
 	{name: "gobwas-bufio", module: "github.com/gobwas/ws", http: true, raw: true, reads: true, serve: gobwasFrames,
 		about: "its frames, pooled buffers for both directions"},
 	{name: "fasthttp", module: "github.com/fasthttp/websocket", raw: true, shouts: true, serve: fasthttpServer,
 		about: "`ReadMessage` and `WriteMessage` in a fasthttp server"},
-	{name: "nbio", module: "github.com/lesismal/nbio", raw: true, shouts: true, tls: true, serve: nbioServer,
+	{name: "nbio", module: "github.com/lesismal/nbio", raw: true, shouts: true, tls: true, crowds: true, serve: nbioServer,
 		about: "`OnMessage` in its event loop, without blocking, behind its own HTTP and TLS"},
-	{name: "raw", http: true, raw: true, shouts: true, serve: rawServer,
+	{name: "raw", http: true, raw: true, shouts: true, crowds: true, serve: rawServer,
 		about: "TCP without WebSocket, bytes as they come: the limit"},
 }
 
@@ -105,7 +106,14 @@ func libraryByName(name string) (library, error) {
 	return library{}, fmt.Errorf("there is no library %q", name)
 }
 
-// can reports whether l can do w.
+// With more idle connections than manyConns the variants of a library are left out, and with
+// more than veryManyConns all but a few libraries, as each takes a while.
+const (
+	manyConns     = 10_000
+	veryManyConns = 50_000
+)
+
+// can reports whether l can do w, and is to.
 func (l library) can(w work) bool {
 	listens := w.HTTP && l.http || !w.HTTP && l.raw
 	switch w.Kind {
@@ -114,7 +122,9 @@ func (l library) can(w work) bool {
 	case handshake:
 		return listens && !l.reads
 	case idle:
-		return listens
+		return listens && (w.Conns <= manyConns || !l.reads) && (w.Conns <= veryManyConns || l.crowds)
+	case sparse:
+		return l.crowds
 	}
 	return !w.Deflate || l.name != "gobwas-bufio" // there is one way to do that
 }
@@ -148,20 +158,25 @@ func serveHTTP(l net.Listener, h http.HandlerFunc) {
 	go func() { log.Fatal(s.Serve(l)) }()
 }
 
-// serveEach calls f in a goroutine for every connection, and then closes it.
-func serveEach(l net.Listener, f func(net.Conn)) {
+// acceptEach calls f in a goroutine for every connection.
+func acceptEach(l net.Listener, f func(net.Conn)) {
 	go func() {
 		for {
 			c, err := l.Accept()
 			if err != nil {
 				log.Fatal(err)
 			}
-			go func() {
-				defer c.Close()
-				f(c)
-			}()
+			go f(c)
 		}
 	}()
+}
+
+// serveEach calls f in a goroutine for every connection, and then closes it.
+func serveEach(l net.Listener, f func(net.Conn)) {
+	acceptEach(l, func(c net.Conn) {
+		defer c.Close()
+		f(c)
+	})
 }
 
 // oursOptions returns the defaults, apart from what w asks for.
@@ -176,7 +191,18 @@ func oursOptions(w work) *ours.Options {
 func oursServer(l net.Listener, w work) func([]byte) {
 	s := &ours.Server{Options: *oursOptions(w)}
 	s.OnMessage = func(c *ours.Conn, t ours.MessageType, p []byte) { c.WriteMessage(t, p) }
-	serveHTTP(l, s.ServeHTTP)
+	if w.rawListener() {
+		acceptEach(l, func(conn net.Conn) {
+			c := ours.NewConn(conn, &s.Options)
+			if _, err := ours.ShakeHands(c); err != nil {
+				c.Close()
+				return
+			}
+			s.ServeConn(c, s.Handler)
+		})
+	} else {
+		serveHTTP(l, s.ServeHTTP)
+	}
 	return func(p []byte) { s.Broadcast(ours.Binary, p) }
 }
 

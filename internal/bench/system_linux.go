@@ -38,6 +38,15 @@ func resident() int64 {
 	return pages * int64(os.Getpagesize())
 }
 
+// freeMemory returns how many bytes of memory programs can still get, or 0 if that is not known.
+func freeMemory() int64 {
+	b, _ := os.ReadFile("/proc/meminfo")
+	_, after, _ := strings.Cut(string(b), "MemAvailable:")
+	line, _, _ := strings.Cut(after, " kB\n")
+	n, _ := strconv.ParseInt(strings.TrimSpace(line), 10, 64)
+	return n << 10
+}
+
 // writeCalls returns how many system calls of this process have written something.
 func writeCalls() int64 {
 	b, err := os.ReadFile("/proc/self/io")

@@ -15,6 +15,8 @@ func cpuTime() time.Duration { return 0 }
 
 func resident() int64 { return 0 }
 
+func freeMemory() int64 { return 0 }
+
 func writeCalls() int64 { return 0 }
 
 func allowFiles(uint64) error { return nil }
