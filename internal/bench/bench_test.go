@@ -72,6 +72,16 @@ func TestMeasure(t *testing.T) {
 		}
 	}
 	parseXML(t, chart(all))
+	if testing.Short() {
+		return
+	}
+	growth := plot(all)
+	parseXML(t, growth)
+	for _, l := range libraries {
+		if got := strings.Count(growth, ">"+l.name+"</text>") == 2; got != l.crowds {
+			t.Errorf("%s has a line for processor time and one for memory: %t, want %t", l.name, got, l.crowds)
+		}
+	}
 }
 
 func parseXML(t *testing.T, text string) {

@@ -86,6 +86,10 @@ func bench(ctx context.Context, args []string) error {
 		return err
 	}
 	table += fmt.Sprintf("![The main works](%s.svg)\n", filepath.Base(p.output))
+	if growth := plot(quiet); growth != "" {
+		table += fmt.Sprintf("\n![What it costs to have more connections](%s-growth.svg)\n", filepath.Base(p.output))
+		err = errors.Join(err, os.WriteFile(p.output+"-growth.svg", []byte(growth), 0o644))
+	}
 	return errors.Join(err,
 		os.WriteFile(p.output+".md", []byte(table), 0o644),
 		os.WriteFile(p.output+".svg", []byte(chart(quiet)), 0o644))
@@ -111,7 +115,7 @@ func parse(args []string) (p plan, err error) {
 	noise := flags.Float64("noise", 15, "give no figures of a work with which raw TCP differs between rounds by more than this `percentage`")
 	cpus := flags.String("cpus", "", "`processors` for server and load, such as 0,1 (default: two on different cores)")
 	before := flags.String("before", "", "measure each of our libraries also as it is in this `directory`, a checkout of another commit")
-	output := flags.String("o", "", "write `name`.md and name.svg, instead of the table to the standard output")
+	output := flags.String("o", "", "write `name`.md, name.svg and name-growth.svg, instead of the table to the standard output")
 	list := flags.Bool("list", false, "list works and libraries, and exit")
 	flags.Usage = func() {
 		fmt.Fprintln(flags.Output(), "usage: go -C internal/bench run . [flags]")
