@@ -1,5 +1,4 @@
-// The client: a connection made by net/http, or the opening handshake over a stream that exists
-// already.
+// The client's opening handshake: over a stream that exists already, or as net/http sends it.
 
 package websocket
 
@@ -7,190 +6,19 @@ import (
 	"bufio"
 	"bytes"
 	"cmp"
-	"context"
 	"crypto/rand"
 	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
-	"maps"
-	"net"
 	"net/http"
-	"net/http/httptrace"
 	"net/url"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 )
 
 const maxRefusal = 4 << 10 // bytes of a refusal's body that a client keeps
-
-// Dial connects to a server as a client of RFC 6455. The scheme of the URL is ws, or wss
-// for TLS; http and https mean the same. A user and password in the URL become basic
-// authentication.
-//
-// The connection is made by Options.HTTPClient, or else by [http.DefaultClient]: it decides on
-// proxies and TLS, adds cookies and follows redirects. An HTTP proxy tunnels ws as well as wss
-// (RFC 6455, section 4.1), if the client's Transport is an [*http.Transport]; another one
-// decides that for itself. Dial offers Options.Protocols and adds Options.Header, in which Host
-// and Origin may be set as well. ctx, Options.HandshakeTimeout and the client's Timeout limit the
-// opening handshake; they do not affect the Conn.
-//
-// Redirects from wss to ws are not followed. Authorization, Cookie and Proxy-Authorization of
-// Options.Header, and the user in the URL, are for the URL's own host only, but its other
-// fields for every host that a redirect leads to.
-//
-// If the server refuses, the error is a [*HandshakeError] with the response, and if it accepts
-// in a way that RFC 6455 does not allow, one without. Other errors are those of net/http, or
-// say what is wrong with an argument. That a proxy has refused a tunnel is one of them, too; a
-// program that needs the status sets OnProxyConnectResponse of the [*http.Transport], and gets
-// what that returns to [errors.Is].
-//
-// A Transport that wraps another one finds the names in the header of the request as they are
-// sent: Sec-WebSocket-Key is not [http.Header]'s spelling of it. It sees the fields of the
-// response that accepts; the Conn reads from the body that it returns, writes to it, and closes
-// it.
-func Dial(ctx context.Context, rawURL string, o *Options) (*Conn, error) {
-	o = o.clone()
-	r, req, err := o.newClientRequest(rawURL)
-	if err != nil {
-		return nil, err
-	}
-	client := *cmp.Or(o.HTTPClient, http.DefaultClient)
-	timeout := o.handshakeLimit()
-	if client.Timeout > 0 && (timeout < 0 || client.Timeout < timeout) {
-		timeout = client.Timeout
-	}
-	client.Timeout = 0 // it would go on to run after the handshake
-	transport, plain := cmp.Or(client.Transport, http.DefaultTransport).(*http.Transport)
-	if plain {
-		client.Transport = tunneler{transport}
-	}
-	if timeout > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, timeout)
-		defer cancel()
-	}
-	check := client.CheckRedirect
-	client.CheckRedirect = func(r *http.Request, via []*http.Request) error { return checkRedirect(r, via, check) }
-	var taken handshakeConn
-	resp, err := client.Do(r.WithContext(httptrace.WithClientTrace(ctx, taken.trace(req.Key))))
-	if bad, ok := errors.AsType[*url.Error](err); ok {
-		err = bad.Err // without a URL that the caller has not used
-	}
-	if err != nil {
-		return nil, fmt.Errorf("websocket: %w", err)
-	}
-	if err := req.checkResponse(resp, o.Deflate); err != nil {
-		resp.Body.Close()
-		return nil, err
-	}
-	if err := ctx.Err(); err != nil { // net/http may have closed the connection before it had the response
-		resp.Body.Close()
-		return nil, fmt.Errorf("websocket: %w", err)
-	}
-	req.Host, req.Path = cmp.Or(resp.Request.Host, resp.Request.URL.Host), resp.Request.URL.RequestURI()
-	req.Secure = resp.Request.URL.Scheme == "https" // after a redirect, all of that is new
-	body, ok := resp.Body.(io.ReadWriteCloser)
-	if !ok {
-		resp.Body.Close()
-		return nil, badResponse("", "the HTTPClient does not give access to the connection")
-	}
-	rw, early := taken.stream(body, plain)
-	c := newConn(rw, o, true)
-	c.agree(req)
-	c.t.preload(early)
-	return c, nil
-}
-
-// checkRedirect decides whether to follow a redirect, after check, which may be nil.
-func checkRedirect(r *http.Request, via []*http.Request, check func(*http.Request, []*http.Request) error) error {
-	httpScheme(r.URL)
-	// Even back at the first host, the rest of the URL is the choice of another.
-	if slices.ContainsFunc(via, func(v *http.Request) bool { return v.URL.Hostname() != r.URL.Hostname() }) {
-		maps.DeleteFunc(r.Header, isCredential)
-	}
-	if check != nil {
-		if err := check(r, via); err != nil {
-			return err
-		}
-	} else if len(via) >= 10 { // as net/http does
-		return errors.New("stopped after 10 redirects")
-	}
-	if r.URL.Scheme == "http" && via[len(via)-1].URL.Scheme == "https" {
-		return errors.New("the server redirects from wss to ws")
-	}
-	return nil
-}
-
-// A handshakeConn finds the connection on which net/http sends an opening handshake. It is
-// the one that has the key on it: a Transport may send requests of its own with the same
-// context.
-type handshakeConn struct {
-	mu         sync.Mutex
-	last, conn net.Conn
-}
-
-func (h *handshakeConn) trace(key string) *httptrace.ClientTrace {
-	return &httptrace.ClientTrace{
-		GotConn: func(info httptrace.GotConnInfo) {
-			h.mu.Lock()
-			defer h.mu.Unlock()
-			h.last = info.Conn
-		},
-		WroteHeaderField: func(_ string, values []string) {
-			h.mu.Lock()
-			defer h.mu.Unlock()
-			if slices.Contains(values, key) {
-				h.conn = h.last
-			}
-		},
-	}
-}
-
-// stream returns the connection for a Conn, and what has been read from it already. As a rule
-// the Conn uses the body of the response, whose deadlines and addresses are those of the
-// connection. If nobody but net/http knows the body, and the connection is a socket, that is
-// used itself, as a Conn waits on it without a buffer.
-func (h *handshakeConn) stream(body io.ReadWriteCloser, plain bool) (rw io.ReadWriter, early []byte) {
-	h.mu.Lock()
-	conn := h.conn
-	h.mu.Unlock()
-	if conn == nil {
-		return body, nil
-	}
-	conn.SetDeadline(time.Time{}) // those of whoever made it
-	switch conn.(type) {
-	case *net.TCPConn, *net.UnixConn:
-		if plain {
-			// The body first returns what has been read together with the response, and then
-			// reads from the socket, which has nothing to add while its deadline is over.
-			conn.SetReadDeadline(time.Unix(1, 0))
-			early, _ = io.ReadAll(body)
-			conn.SetReadDeadline(time.Time{})
-			return conn, early
-		}
-	}
-	return bodyConn{conn, body}, nil
-}
-
-// A bodyConn is a connection that is used through the body of a response.
-type bodyConn struct {
-	net.Conn
-	body io.ReadWriteCloser
-}
-
-func (c bodyConn) Read(p []byte) (int, error)  { return c.body.Read(p) }
-func (c bodyConn) Write(p []byte) (int, error) { return c.body.Write(p) }
-func (c bodyConn) Close() error                { return c.body.Close() }
-
-func (c bodyConn) CloseWrite() error {
-	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
-		return half.CloseWrite()
-	}
-	return errors.ErrUnsupported
-}
 
 // ClientHandshake opens a connection over rw as a client of RFC 6455, with a request for
 // the URL. It is for streams that exist already: to connect to a server, use [Dial]. The

@@ -1,0 +1,39 @@
+// Dial, which checks its arguments and leaves the rest to client_http.go.
+
+package websocket
+
+import "context"
+
+// Dial connects to a server as a client of RFC 6455. The scheme of the URL is ws, or wss
+// for TLS; http and https mean the same. A user and password in the URL become basic
+// authentication.
+//
+// The connection is made by Options.HTTPClient, or else by [http.DefaultClient]: it decides on
+// proxies and TLS, adds cookies and follows redirects. An HTTP proxy tunnels ws as well as wss
+// (RFC 6455, section 4.1), if the client's Transport is an [*http.Transport]; another one
+// decides that for itself. Dial offers Options.Protocols and adds Options.Header, in which Host
+// and Origin may be set as well. ctx, Options.HandshakeTimeout and the client's Timeout limit the
+// opening handshake; they do not affect the Conn.
+//
+// Redirects from wss to ws are not followed. Authorization, Cookie and Proxy-Authorization of
+// Options.Header, and the user in the URL, are for the URL's own host only, but its other
+// fields for every host that a redirect leads to.
+//
+// If the server refuses, the error is a [*HandshakeError] with the response, and if it accepts
+// in a way that RFC 6455 does not allow, one without. Other errors are those of net/http, or
+// say what is wrong with an argument. That a proxy has refused a tunnel is one of them, too; a
+// program that needs the status sets OnProxyConnectResponse of the [*http.Transport], and gets
+// what that returns to [errors.Is].
+//
+// A Transport that wraps another one finds the names in the header of the request as they are
+// sent: Sec-WebSocket-Key is not [http.Header]'s spelling of it. It sees the fields of the
+// response that accepts; the Conn reads from the body that it returns, writes to it, and closes
+// it.
+func Dial(ctx context.Context, rawURL string, o *Options) (*Conn, error) {
+	o = o.clone()
+	r, req, err := o.newClientRequest(rawURL)
+	if err != nil {
+		return nil, err
+	}
+	return dial(ctx, r, req, o)
+}
