@@ -1,3 +1,5 @@
+//go:build !js
+
 // The client's connection, as net/http makes it.
 
 package websocket

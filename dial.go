@@ -1,4 +1,4 @@
-// Dial, which checks its arguments and leaves the rest to client_http.go.
+// Dial, which has a body for each kind of system: client_http.go and client_js.go.
 
 package websocket
 
@@ -29,6 +29,23 @@ import "context"
 // sent: Sec-WebSocket-Key is not [http.Header]'s spelling of it. It sees the fields of the
 // response that accepts; the Conn reads from the body that it returns, writes to it, and closes
 // it.
+//
+// # Browsers
+//
+// With GOOS=js Dial uses the WebSocket of the page, and the browser decides on all of that. What a
+// page has no say in is an error that wraps [errors.ErrUnsupported]: Options.Header, HTTPClient,
+// Deflate, a PingInterval, a user in the URL, and [Conn.Ping]. Why an opening handshake fails a page
+// is not told, so there is no HandshakeError. Of the handshake [Conn.Request] has the URL, the
+// subprotocols and the extensions.
+//
+// A message that [Conn.NextWriter] sends is kept until its end, and leaves in one frame. Writes wait
+// while Options.MaxQueue bytes are still to be sent. Input cannot be held back: the connection ends
+// with an error if more bytes than that wait to be read, in more than one message. A page closes
+// with CloseNormal or a code from 3000 to 4999, and in place of another one its close frame has
+// none. After CloseNow the browser still does a closing handshake.
+//
+// Like all that waits for events of the page, Dial and the methods of its Conn are not for functions
+// that the page calls, unless these begin a goroutine; see [syscall/js.FuncOf].
 func Dial(ctx context.Context, rawURL string, o *Options) (*Conn, error) {
 	o = o.clone()
 	r, req, err := o.newClientRequest(rawURL)

@@ -40,6 +40,9 @@ func leftGoroutines(d time.Duration) []string {
 		b := make([]byte, 1<<20)
 		stacks := strings.Split(string(b[:runtime.Stack(b, true)]), "\n\n")[1:] // the first is the caller's
 		left := slices.DeleteFunc(stacks, func(s string) bool {
+			if strings.Contains(s, "\nruntime.handleEvent()") && !strings.Contains(s, "syscall/js") {
+				return true // it waits for what a page has to say
+			}
 			for _, pkg := range []string{"testing", "internal/fuzz", "runtime", "os/signal"} {
 				if strings.Contains(s, "created by "+pkg+".") || strings.Contains(s, "created by "+pkg+"/") {
 					return true

@@ -97,7 +97,7 @@ type Options struct {
 	// MaxQueue is how many bytes of broadcasts may wait for one client of a Server, as it
 	// reads slowly or many are sent at once. A client for which more would wait is closed
 	// with ClosePolicyViolation. It is to be larger than the largest message, so that more
-	// than one can wait. 0 or less means 1 MiB.
+	// than one can wait. Dial says what it is for a page in a browser. 0 or less means 1 MiB.
 	MaxQueue int
 }
 

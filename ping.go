@@ -13,8 +13,8 @@ import (
 // Ping sends a ping and waits for its pong, or until ctx is done. Another goroutine has to read
 // from c meanwhile, as that is how the pong is found. During a callback of [Conn.Serve] nobody
 // reads, so that a Ping in a callback waits until ctx is done: it belongs in another goroutine, or
-// is left to Options.PingInterval. For hixie-76, which has no pings, the error wraps
-// [errors.ErrUnsupported].
+// is left to Options.PingInterval. For hixie-76, which has no pings, and in a browser, where a page
+// cannot send any, the error wraps [errors.ErrUnsupported].
 func (c *Conn) Ping(ctx context.Context) error {
 	p, err := c.sendPing()
 	if err != nil {
@@ -36,6 +36,9 @@ func (c *Conn) sendPing() (ping, error) {
 	defer c.mu.Unlock()
 	if c.write.isHixie() {
 		return ping{}, fmt.Errorf("websocket: hixie-76 has no pings: %w", errors.ErrUnsupported)
+	}
+	if _, ok := c.t.stream().(interface{ pingless() }); ok {
+		return ping{}, fmt.Errorf("websocket: a page cannot send pings: %w", errors.ErrUnsupported)
 	}
 	if err := cmp.Or(c.end.writable(), c.end.readable()); err != nil {
 		return ping{}, err

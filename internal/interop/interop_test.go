@@ -83,7 +83,7 @@ func installed(t *testing.T, programs []program) (found []program) {
 	}
 	// What a test looks at by itself outdates its cached result; what a
 	// program does that it runs is not known.
-	for _, glob := range []string{"../../examples/echo/*.go", "*.pl", "*.py", "*.rb", "*.js", "*.java", "node_modules/*/package.json"} {
+	for _, glob := range []string{"../../examples/echo/*.go", "../../*_js_test.go", "*.pl", "*.py", "*.rb", "*.js", "*.java", "node_modules/*/package.json"} {
 		names, err := filepath.Glob(glob)
 		if err != nil {
 			t.Fatal(err)
