@@ -1,3 +1,5 @@
+//go:build !js
+
 // HTTP proxies, which tunnel ws as they do wss.
 
 package websocket

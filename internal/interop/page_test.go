@@ -108,10 +108,11 @@ func (s *pageServer) close(c *websocket.Conn, r *http.Request) {
 	c.CloseWith(websocket.CloseCode(code), r.FormValue("reason"))
 }
 
-// flood sends messages of a size, and waits for the end.
+// flood sends n messages of a size, and waits for the end.
 func (s *pageServer) flood(c *websocket.Conn, r *http.Request) {
+	n, _ := strconv.Atoi(r.FormValue("n"))
 	size, _ := strconv.Atoi(r.FormValue("size"))
-	for range 1000 {
+	for range n {
 		c.WriteMessage(websocket.Binary, make([]byte, size))
 	}
 	io.Copy(io.Discard, c)
