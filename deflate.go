@@ -1,4 +1,5 @@
-// permessage-deflate (RFC 7692): its options, and how both sides agree on its parameters.
+// permessage-deflate (RFC 7692): its options, how both sides agree on its parameters, and what a
+// connection then needs for its messages.
 
 package websocket
 
@@ -25,7 +26,7 @@ import (
 // connection without compression.
 type Deflate struct {
 	// Level is a level of compress/flate, from flate.HuffmanOnly to
-	// flate.BestCompression. 0 means flate.BestSpeed.
+	// flate.BestCompression. 0 means flate.BestSpeed. It is not for the NewWriter of a Flate.
 	Level int
 
 	// Threshold is the size, in bytes, of the smallest message that is compressed. 0
@@ -48,10 +49,13 @@ type Deflate struct {
 	// receives if the peer can limit its window. Windows below 12 bits gain little, are
 	// slow, and let Level be flate.BestSpeed at most. Peers that use zlib cannot keep 8.
 	WindowBits int
+
+	// Flate is what compresses and inflates, if it is not to be compress/flate: others are
+	// faster.
+	Flate *Flate
 }
 
 const (
-	maxWindowBits  = 15      // RFC 7692, section 7.1.2
 	minInflateBits = 9       // of a sender that has agreed on 8: zlib cannot keep that
 	sendHistory    = 4 << 10 // bytes of context of what is sent; more would be slow and gain little
 )
@@ -88,7 +92,7 @@ func (d *Deflate) check() error {
 	case d.WindowBits != 0 && (d.WindowBits < 8 || d.WindowBits > maxWindowBits):
 		return fmt.Errorf("%d window bits are not from 8 to 15", d.WindowBits)
 	}
-	return nil
+	return d.Flate.check()
 }
 
 // The name of the extension, and below those of its parameters (RFC 7692, section 7).
@@ -242,4 +246,106 @@ func (d *Deflate) chooseExtensions(header http.Header) (string, error) {
 		}
 	}
 	return "", nil
+}
+
+// A deflater compresses what one side of a connection sends. Its writer has it.
+type deflater struct {
+	*Deflate
+	window
+}
+
+// An unpacker inflates what one side receives. Its reader has it.
+type unpacker struct {
+	window
+	flate  *Flate
+	stream *inflation // of the message in progress, if that is read in pieces
+}
+
+// newDeflation returns what the two sides of a connection need if p is agreed on.
+func newDeflation(d *Deflate, p deflateParams, client bool) (*deflater, *unpacker) {
+	if d == nil {
+		d = new(Deflate)
+	}
+	send := window{takeover: p[serverReset] == 0, bits: cmp.Or(p[serverBits], maxWindowBits)}
+	recv := window{takeover: p[clientReset] == 0, bits: cmp.Or(p[clientBits], maxWindowBits)}
+	if client {
+		send, recv = recv, send
+	}
+	send.takeover = send.takeover && d.ContextTakeover
+	send.bits = min(send.bits, d.windowBits())
+	// A compressor can take in as many bytes as the window has, and the context is a
+	// part of these.
+	send.size = min(sendHistory, 1<<send.bits/2)
+	recv.size = 1 << max(recv.bits, minInflateBits)
+	return &deflater{d, send}, &unpacker{window: recv, flate: d.Flate.forReads()}
+}
+
+// compresses reports whether messages like p are compressed.
+func (d *deflater) compresses(p []byte) bool {
+	return d != nil && len(p) >= d.threshold(d.takeover)
+}
+
+// compressor returns a compressor for one message, to be freed.
+func (d *deflater) compressor(history []byte) *compressor {
+	return d.Flate.forWrites(d.level(d.bits)).compressor(d.bits, history)
+}
+
+// appendMessage appends a frame with p as a whole message that does not refer to others.
+// It is not masked. If p cannot be compressed, the frame has it as it is.
+func (d *deflater) appendMessage(dst []byte, first byte, p []byte) []byte {
+	out := newScratch(len(p))
+	defer out.free()
+	message, rsv, err := d.message(out, nil, p)
+	if err != nil {
+		message, rsv = p, 0
+	}
+	return appendFrame(dst, first|rsv, message, false)
+}
+
+// message compresses p as a message of its own, in out, or returns it as it is if that is
+// shorter. It keeps no compressor, as the message may have to wait for a slow peer.
+func (d *deflater) message(out *output, history, p []byte) (message []byte, rsv byte, err error) {
+	z := d.compressor(history)
+	held := z.out
+	z.out = out.b
+	out.b, err = z.compress(p)
+	z.out = held
+	z.free()
+	if err != nil {
+		return nil, 0, err
+	}
+	if b := out.b[:len(out.b)-len(syncMarker)]; len(b) < len(p) {
+		return b, rsv1Bit, nil
+	}
+	return p, 0, nil
+}
+
+// forget makes the next message refer to none before it, as others are sent between them.
+func (d *deflater) forget() {
+	if d != nil {
+		d.history = d.history[:0]
+	}
+}
+
+// A window is what one direction of a connection remembers of its messages.
+type window struct {
+	takeover bool
+	bits     int
+	size     int    // bytes that history can have
+	history  []byte // the end of what has been compressed, for the next message to refer to
+}
+
+// add notes that p has been a message, or a part of one.
+func (w *window) add(p []byte) {
+	if !w.takeover {
+		return
+	}
+	p = p[max(0, len(p)-w.size):]
+	if excess := len(w.history) + len(p) - w.size; excess > 0 {
+		w.history = w.history[:copy(w.history, w.history[excess:])]
+	}
+	if n := len(w.history) + len(p); n > cap(w.history) { // append would make more room than is used
+		w.history = append(make([]byte, 0, min(w.size, max(n, 2*cap(w.history)))), w.history...)
+	}
+	w.history = append(w.history, p...)
 }

@@ -1,136 +1,167 @@
-// Compressing and inflating messages: windows, what one message may refer to in others, and the
-// pools of compressors and inflaters.
+// DEFLATE (RFC 1951): what compresses and inflates messages, and the pools of both.
 
 package websocket
 
 import (
+	"bytes"
 	"cmp"
 	"compress/flate"
 	"errors"
+	"fmt"
 	"io"
 	"math"
 	"sync"
 )
 
-// A deflater compresses what one side of a connection sends. Its writer has it.
-type deflater struct {
-	*Deflate
-	window
+// A Flate compresses and inflates in place of compress/flate. With the package of the same name in
+// github.com/klauspost/compress, which is faster, it is
+//
+//	var fast = &websocket.Flate{
+//		NewWriter: func(w io.Writer) (websocket.FlateWriter, error) {
+//			return flate.NewWriter(w, flate.BestSpeed)
+//		},
+//		NewReader: flate.NewReader,
+//	}
+//
+// and is used with Options{Deflate: &websocket.Deflate{Flate: fast}}. What the functions return is
+// used for one message after another, of any connection, and kept for a while in between. So one
+// Flate is to serve all connections; one for each would keep nothing. It must not be copied, nor
+// changed once it is in use.
+//
+// The first opening handshake tries the functions, and fails if they do not fit together. If a
+// writer fails later, or panics, a broadcast goes out without compression; for any other message
+// the caller gets the error, and the connection is closed with CloseInternalError. So is one whose
+// reader panics.
+type Flate struct {
+	// NewWriter returns what compresses messages, to w. Nil means a [flate.Writer] with
+	// Deflate.Level, which does not count otherwise.
+	NewWriter func(w io.Writer) (FlateWriter, error)
+
+	// NewReader returns what inflates messages, from r. It has to be a [flate.Resetter], too,
+	// and to take single bytes from r, which is an [io.ByteReader], so that it reads no more
+	// than it needs. It is never closed. Nil means [flate.NewReader].
+	NewReader func(r io.Reader) io.ReadCloser
+
+	writers sync.Pool // of *compressor
+	readers sync.Pool // of *inflater
+
+	tried sync.Once
+	fault error // found by it
 }
 
-// An unpacker inflates what one side receives. Its reader has it.
-type unpacker struct {
-	window
-	stream *inflation // of the message in progress, if that is read in pieces
+// A FlateWriter is what a [flate.Writer] is: Flush writes all that is still to be written, with an
+// empty stored block behind it, which ends with 00 00 FF FF, and Reset forgets everything and goes
+// on with another w. If there is a method ResetDict(w io.Writer, dict []byte), that is called
+// instead, and what is written then may refer to dict; without it, context takeover takes more
+// time. A FlateWriter is never closed.
+type FlateWriter interface {
+	io.Writer
+	Flush() error
+	Reset(w io.Writer)
 }
 
-// newDeflation returns what the two sides of a connection need if p is agreed on.
-func newDeflation(d *Deflate, p deflateParams, client bool) (*deflater, *unpacker) {
-	if d == nil {
-		d = new(Deflate)
+// A dictWriter is a FlateWriter that need not compress what it is to refer to.
+type dictWriter interface {
+	ResetDict(w io.Writer, dict []byte)
+}
+
+// A flateReader is what NewReader has to return.
+type flateReader interface {
+	io.Reader
+	flate.Resetter
+}
+
+const maxWindowBits = 15 // of DEFLATE, and in RFC 7692, section 7.1.2
+
+// standard has compress/flate at every level, beginning with flate.HuffmanOnly. A writer takes 0.7
+// to 1.2 MB, and a reader about 50 KB.
+var standard = func() (all [flate.BestCompression - flate.HuffmanOnly + 1]*Flate) {
+	for i := range all {
+		all[i] = &Flate{
+			NewWriter: func(w io.Writer) (FlateWriter, error) { return flate.NewWriter(w, i+flate.HuffmanOnly) },
+			NewReader: flate.NewReader,
+		}
 	}
-	send := window{takeover: p[serverReset] == 0, bits: cmp.Or(p[serverBits], maxWindowBits)}
-	recv := window{takeover: p[clientReset] == 0, bits: cmp.Or(p[clientBits], maxWindowBits)}
-	if client {
-		send, recv = recv, send
+	return all
+}()
+
+// forWrites returns the Flate that compresses: f, or compress/flate at a level.
+func (f *Flate) forWrites(level int) *Flate {
+	if f == nil || f.NewWriter == nil {
+		return standard[level-flate.HuffmanOnly]
 	}
-	send.takeover = send.takeover && d.ContextTakeover
-	send.bits = min(send.bits, d.windowBits())
-	// A compressor can take in as many bytes as the window has, and the context is a
-	// part of these.
-	send.size = min(sendHistory, 1<<send.bits/2)
-	recv.size = 1 << max(recv.bits, minInflateBits)
-	return &deflater{d, send}, &unpacker{window: recv}
+	return f
 }
 
-// compresses reports whether messages like p are compressed.
-func (d *deflater) compresses(p []byte) bool {
-	return d != nil && len(p) >= d.threshold(d.takeover)
-}
-
-// compressor returns a compressor for one message, to be freed.
-func (d *deflater) compressor(history []byte) *compressor {
-	return newCompressor(d.level(d.bits), d.bits, history)
-}
-
-// appendMessage appends a frame with p as a whole message that does not refer to others.
-// It is not masked.
-func (d *deflater) appendMessage(dst []byte, first byte, p []byte) []byte {
-	out := newScratch(len(p))
-	defer out.free()
-	message, rsv := d.message(out, nil, p)
-	return appendFrame(dst, first|rsv, message, false)
-}
-
-// message compresses p as a message of its own, in out, or returns it as it is if that is
-// shorter. It keeps no compressor, as the message may have to wait for a slow peer.
-func (d *deflater) message(out *output, history, p []byte) (message []byte, rsv byte) {
-	z := d.compressor(history)
-	held := z.out
-	z.out = out.b
-	b := z.compress(p)
-	out.b, z.out = b, held
-	z.free()
-	if b = b[:len(b)-len(syncMarker)]; len(b) < len(p) {
-		return b, rsv1Bit
+// forReads returns the Flate that inflates.
+func (f *Flate) forReads() *Flate {
+	if f == nil || f.NewReader == nil {
+		return standard[0]
 	}
-	return p, 0
+	return f
 }
 
-// forget makes the next message refer to none before it, as others are sent between them.
-func (d *deflater) forget() {
-	if d != nil {
-		d.history = d.history[:0]
+// check reports what is wrong with the functions of f. It tries them once.
+func (f *Flate) check() error {
+	if f != nil {
+		f.tried.Do(f.try)
+		return f.fault
+	}
+	return nil
+}
+
+// try compresses and inflates messages, of which one refers to an earlier one and the others must
+// not.
+func (f *Flate) try() {
+	p := bytes.Repeat([]byte("To be, or not to be. "), 4)
+	for _, history := range [][]byte{nil, p, nil} {
+		z := f.forWrites(flate.BestSpeed).compressor(maxWindowBits, history)
+		message, err := z.compress(p)
+		if err != nil {
+			f.fault = err
+			return
+		}
+		i := f.forReads().inflater(message[:len(message)-len(syncMarker)], history, nil)
+		if q, err := io.ReadAll(i); err != nil || !bytes.Equal(p, q) {
+			f.fault = fmt.Errorf("Flate.NewReader does not inflate what Flate.NewWriter compresses: %w", cmp.Or(err, errInflate))
+			return
+		}
+		z.free()
+		i.free()
 	}
 }
 
-// A window is what one direction of a connection remembers of its messages.
-type window struct {
-	takeover bool
-	bits     int
-	size     int    // bytes that history can have
-	history  []byte // the end of what has been compressed, for the next message to refer to
+// caught makes an error of a panic in a Flate. The peer may have caused it, in a goroutine that
+// nobody else can recover.
+func caught(err *error) {
+	if v := recover(); v != nil {
+		*err = fmt.Errorf("panic in Flate: %v", v)
+	}
 }
 
-// add notes that p has been a message, or a part of one.
-func (w *window) add(p []byte) {
-	if !w.takeover {
-		return
-	}
-	p = p[max(0, len(p)-w.size):]
-	if excess := len(w.history) + len(p) - w.size; excess > 0 {
-		w.history = w.history[:copy(w.history, w.history[excess:])]
-	}
-	if n := len(w.history) + len(p); n > cap(w.history) { // append would make more room than is used
-		w.history = append(make([]byte, 0, min(w.size, max(n, 2*cap(w.history)))), w.history...)
-	}
-	w.history = append(w.history, p...)
-}
-
-// syncMarker ends what flate.Writer.Flush writes. A message goes without it (RFC 7692,
+// syncMarker ends what FlateWriter.Flush writes. A message goes without it (RFC 7692,
 // section 7.2.1).
 const syncMarker = "\x00\x00\xff\xff"
 
+var errFlush = errors.New("what Flate.NewWriter returned does not flush as it should")
+
 // A compressor compresses one message at a time.
 type compressor struct {
-	flate *flate.Writer
-	level int
-	out   []byte // what flate has written
-	mute  bool   // out is not to have it
-	limit int    // bytes of input between resets
-	room  int    // bytes of input until the next
+	of    *Flate
+	flate FlateWriter
+	dict  dictWriter // flate, if it is one
+	err   error      // of flate, which is then not used again
+	out   []byte     // what flate has written
+	mute  bool       // out is not to have it
+	limit int        // bytes of input between resets
+	room  int        // bytes of input until the next
 }
 
-// compressors holds those of every level, beginning with flate.HuffmanOnly. Each has 0.7
-// to 1.2 MB.
-var compressors [flate.BestCompression - flate.HuffmanOnly + 1]sync.Pool
-
-// newCompressor returns a compressor for one message. history is the context.
-func newCompressor(level, windowBits int, history []byte) *compressor {
-	z, ok := compressors[level-flate.HuffmanOnly].Get().(*compressor)
+// compressor returns a compressor for one message. history is the context.
+func (f *Flate) compressor(windowBits int, history []byte) *compressor {
+	z, ok := f.writers.Get().(*compressor)
 	if !ok {
-		z = &compressor{level: level}
-		z.flate, _ = flate.NewWriter(z, level) // whose only error is another level
+		z = &compressor{of: f}
 	}
 	z.limit = math.MaxInt
 	if windowBits < maxWindowBits {
@@ -141,20 +172,36 @@ func newCompressor(level, windowBits int, history []byte) *compressor {
 }
 
 func (z *compressor) free() {
-	if cap(z.out) > maxMessage {
+	if cap(z.out) > maxLarge {
 		z.out = nil
 	}
-	compressors[z.level-flate.HuffmanOnly].Put(z)
+	if z.err == nil {
+		z.of.writers.Put(z)
+	}
 }
 
 // reset makes the compressor forget all of its input, and remember history.
 func (z *compressor) reset(history []byte) {
-	z.flate.Reset(z)
+	defer caught(&z.err)
+	if z.flate == nil {
+		switch z.flate, z.err = z.of.NewWriter(z); {
+		case z.err != nil:
+			return
+		case z.flate == nil:
+			z.err = errors.New("Flate.NewWriter returned nil")
+			return
+		}
+		z.dict, _ = z.flate.(dictWriter)
+	}
 	z.room = z.limit - len(history)
+	if z.dict != nil {
+		z.dict.ResetDict(z, history)
+		return
+	}
+	z.flate.Reset(z)
 	if len(history) > 0 {
 		z.mute = true
-		z.flate.Write(history)
-		z.flate.Flush()
+		z.flush(history)
 		z.mute = false
 	}
 }
@@ -167,25 +214,37 @@ func (z *compressor) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
+// flush compresses p to whole blocks.
+func (z *compressor) flush(p []byte) {
+	defer caught(&z.err)
+	before := len(z.out)
+	if _, z.err = z.flate.Write(p); z.err == nil {
+		z.err = z.flate.Flush()
+	}
+	if z.err == nil && !z.mute && !bytes.HasSuffix(z.out[before:], []byte(syncMarker)) {
+		z.err = errFlush
+	}
+}
+
 // compress returns p as a fragment: whole blocks, the last of them an empty one, which
 // ends with a syncMarker. It is valid until z is used again.
 //
 // A compressor that is reset after as many bytes as the window has cannot refer to any
 // that are farther back.
-func (z *compressor) compress(p []byte) []byte {
+func (z *compressor) compress(p []byte) ([]byte, error) {
 	z.out = z.out[:0]
-	for {
+	for z.err == nil {
 		if z.room == 0 {
 			z.reset(nil)
 		}
 		n := min(len(p), z.room)
-		z.flate.Write(p[:n])
-		z.flate.Flush()
+		z.flush(p[:n])
 		z.room -= n
 		if p = p[n:]; len(p) == 0 {
-			return z.out
+			break
 		}
 	}
+	return z.out, z.err
 }
 
 // endOfMessage is the last fragment behind such ones: an empty block without the
@@ -203,46 +262,71 @@ var errInflate = errors.New("a message is not compressed as it should be")
 
 // An inflater inflates one message at a time.
 type inflater struct {
-	flate io.ReadCloser
+	of    *Flate
+	flate flateReader
+	err   error // of flate, which is then not used again
 	input deflated
 	space [4 << 10]byte // to inflate into
 }
 
-// inflaters holds inflaters, of about 50 KB each.
-var inflaters sync.Pool
-
-// newInflater returns an inflater for a message that begins with in. more is nil if that
+// inflater returns an inflater for a message that begins with in. more is nil if that
 // is all of it.
-func newInflater(in, history []byte, more func() ([]byte, bool)) *inflater {
-	f, ok := inflaters.Get().(*inflater)
+func (f *Flate) inflater(in, history []byte, more func() ([]byte, bool)) *inflater {
+	i, ok := f.readers.Get().(*inflater)
 	if !ok {
-		f = &inflater{}
-		f.flate = flate.NewReader(&f.input)
+		i = &inflater{of: f}
 	}
-	f.input = deflated{in: in, more: more}
-	f.flate.(flate.Resetter).Reset(&f.input, history)
-	return f
+	i.input = deflated{in: in, more: more}
+	i.reset(history)
+	return i
 }
 
-func (f *inflater) free() {
-	f.input = deflated{}
-	inflaters.Put(f)
+func (i *inflater) free() {
+	i.input = deflated{}
+	if i.err == nil {
+		i.of.readers.Put(i)
+	}
 }
 
-// Read reads the inflated message. It returns io.EOF at its end.
-func (f *inflater) Read(p []byte) (int, error) {
-	n, err := f.flate.Read(p)
+// reset begins a stream of DEFLATE, which may refer to history.
+func (i *inflater) reset(history []byte) {
+	defer caught(&i.err)
+	if i.flate == nil {
+		var ok bool
+		if i.flate, ok = i.of.NewReader(&i.input).(flateReader); !ok {
+			i.err = errors.New("what Flate.NewReader returned is no flate.Resetter")
+			return
+		}
+	}
+	i.err = i.flate.Reset(&i.input, history)
+}
+
+// Read reads the inflated message. It returns io.EOF at its end, and errInflate if the peer is to
+// blame.
+func (i *inflater) Read(p []byte) (int, error) {
+	n, err := i.read(p)
 	switch {
+	case i.err != nil:
+		return 0, i.err
 	case err == nil:
 	case err != io.EOF:
 		err = errInflate
-	case f.input.tail && len(f.input.in) > 0 && len(f.input.in) != len(lastBlock):
+	case i.input.tail && len(i.input.in) > 0 && len(i.input.in) != len(lastBlock):
 		err = errInflate // the message was complete within what the sender has left out
-	case !f.input.tail && f.input.fill():
+	case !i.input.tail && i.input.fill():
 		// A block was the last of its stream (RFC 7692, section 7.2.3.4), and there is
 		// another.
 		err = nil
-		f.flate.(flate.Resetter).Reset(&f.input, nil)
+		i.reset(nil)
+	}
+	return n, err
+}
+
+func (i *inflater) read(p []byte) (n int, err error) {
+	if i.err == nil {
+		defer caught(&i.err)
+		n, err = i.flate.Read(p)
+		_ = p[:n]
 	}
 	return n, err
 }
@@ -309,9 +393,9 @@ type inflation struct {
 }
 
 // next inflates more, to out and err, or reports that it has to have input first.
-func (s *inflation) next(history []byte) {
+func (s *inflation) next(f *Flate, history []byte) {
 	if s.inflater == nil {
-		s.inflater = newInflater(s.input, history, s.wait)
+		s.inflater = f.inflater(s.input, history, s.wait)
 		if !s.last {
 			s.resume, s.yield = make(chan struct{}), make(chan struct{}, 1)
 			go s.run()

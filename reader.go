@@ -164,7 +164,7 @@ func (r *reader) inflating() bool { return r.unpack != nil && r.unpack.stream !=
 
 // inflate appends a whole message, inflated, to dst, which is buf's memory unless that is nil.
 func (r *reader) inflate(dst, message []byte, buf *messageBuffer) ([]byte, error) {
-	f := newInflater(message, r.unpack.history, nil)
+	f := r.unpack.flate.inflater(message, r.unpack.history, nil)
 	defer f.free()
 	p, start := dst, len(dst)
 	if len(p) == cap(p) {
@@ -201,8 +201,10 @@ func (r *reader) check(piece []byte, size uint64, err error) (end bool, _ error)
 		return end, failure(CloseMessageTooBig, "a message is larger than allowed")
 	case r.typ == Text && (!text.check(piece) || end && !text.whole()):
 		return end, failure(CloseInvalidPayload, "a text is not valid UTF-8")
-	case err != nil && !end:
+	case err == errInflate:
 		return end, failure(CloseInvalidPayload, err.Error())
+	case err != nil && !end:
+		return end, &CloseError{Code: CloseInternalError, Reason: "a message could not be inflated", by: byFailure, err: err}
 	}
 	return end, nil
 }
@@ -240,7 +242,7 @@ func (r *reader) readPacked(p []byte) (n int, end bool, err error) {
 			}
 			s.input, s.last, s.starved = r.take(), r.end, false
 		}
-		s.next(r.unpack.history)
+		s.next(r.unpack.flate, r.unpack.history)
 		s.size += uint64(len(s.out))
 		if _, err := r.check(s.out, s.size, s.err); err != nil {
 			return 0, false, err

@@ -104,9 +104,12 @@ func (w *messageWriter) Write(p []byte) (int, error) {
 	fragment := p
 	if z != nil {
 		c.mu.Unlock()
-		fragment = z.compress(p)
+		fragment, err = z.compress(p)
 		c.mu.Lock()
 		defer m.keep(z)
+		if err != nil {
+			return 0, c.breakLocked(err)
+		}
 		c.write.remember(p)
 	}
 	return written(len(p), c.putLocked(opcode, fragment, m))
@@ -286,8 +289,15 @@ func (c *Conn) writeCompressedLocked(t MessageType, p []byte) error {
 	c.mu.Unlock()
 	out := newScratch(len(p))
 	defer out.free()
-	message, rsv := z.message(out, history, p)
+	message, rsv, err := z.message(out, history, p)
 	c.mu.Lock()
+	if err != nil {
+		err = c.breakLocked(err)
+		if ordered {
+			c.write.end()
+		}
+		return err
+	}
 	if !ordered {
 		if err := c.beginWriteLocked(t); err != nil {
 			return err
@@ -302,13 +312,24 @@ func (c *Conn) writeCompressedLocked(t MessageType, p []byte) error {
 		c.cond.Broadcast()
 		return c.putLocked(finBit|rsv|byte(t), message, nil)
 	}
-	err := c.putLocked(finBit|rsv|byte(t), message, compressing)
+	err = c.putLocked(finBit|rsv|byte(t), message, compressing)
 	c.write.end()
 	if c.write.unqueue(c.end.writable() == nil) {
 		c.writeLaterLocked(0)
 	}
 	c.cond.Broadcast()
 	return err
+}
+
+// breakLocked sends a close frame, as a message cannot be compressed, and returns the error of its
+// writer.
+func (c *Conn) breakLocked(err error) error {
+	c.mu.assertLocked()
+	const reason = "a message could not be compressed"
+	c.putCloseLocked(&CloseError{Code: CloseInternalError, Reason: reason, by: byUs, err: err})
+	c.cond.Broadcast()
+	c.flushLocked(ours)
+	return fmt.Errorf("websocket: %s: %w", reason, err)
 }
 
 // A patience says how long a write to the transport may take.

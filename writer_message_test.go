@@ -75,7 +75,11 @@ func TestOutgoingDeflate(t *testing.T) {
 			if _, _, err := m.end(); err != errBusy {
 				t.Error("the end meanwhile returned", err)
 			}
-			payload += string(z.compress([]byte(p)))
+			fragment, err := z.compress([]byte(p))
+			if err != nil {
+				t.Fatal(err)
+			}
+			payload += string(fragment)
 			w.remember([]byte(p))
 			m.keep(z)
 		}
