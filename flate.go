@@ -121,8 +121,10 @@ func (f *Flate) try() {
 			f.fault = err
 			return
 		}
-		i := f.forReads().inflater(message[:len(message)-len(syncMarker)], history, nil)
-		if q, err := io.ReadAll(i); err != nil || !bytes.Equal(p, q) {
+		message = message[:len(message)-len(syncMarker)]
+		i := f.forReads().inflater(message, history, nil)
+		q, err := io.ReadAll(i)
+		if err != nil || !bytes.Equal(p, q) || !f.forReads().isWhole(message, history) {
 			f.fault = fmt.Errorf("Flate.NewReader does not inflate what Flate.NewWriter compresses: %w", cmp.Or(err, errInflate))
 			return
 		}
@@ -262,11 +264,22 @@ var errInflate = errors.New("a message is not compressed as it should be")
 
 // An inflater inflates one message at a time.
 type inflater struct {
-	of    *Flate
-	flate flateReader
-	err   error // of flate, which is then not used again
-	input deflated
-	space [4 << 10]byte // to inflate into
+	of     *Flate
+	flate  flateReader
+	err    error // of flate, which is then not used again
+	input  flateInput
+	pieces deflated      // the input
+	whole  bytes.Reader  // or, if it has come whole
+	packed []byte        // of whole, up to 64 KiB
+	space  [4 << 10]byte // to inflate into
+}
+
+// A flateInput is what flate reads: a message and its tail. Len returns how much of them is left, as
+// far as it has come.
+type flateInput interface {
+	io.Reader
+	io.ByteReader
+	Len() int
 }
 
 // inflater returns an inflater for a message that begins with in. more is nil if that
@@ -276,13 +289,21 @@ func (f *Flate) inflater(in, history []byte, more func() ([]byte, bool)) *inflat
 	if !ok {
 		i = &inflater{of: f}
 	}
-	i.input = deflated{in: in, more: more}
+	if more == nil && len(in) <= batchSize {
+		// Some packages inflate faster from a bytes.Reader than from what they do not know.
+		i.packed = append(append(i.packed[:0], in...), inflateTail...)
+		i.whole.Reset(i.packed)
+		i.input = &i.whole
+	} else {
+		i.pieces = deflated{in: in, more: more}
+		i.input = &i.pieces
+	}
 	i.reset(history)
 	return i
 }
 
 func (i *inflater) free() {
-	i.input = deflated{}
+	i.pieces = deflated{}
 	if i.err == nil {
 		i.of.readers.Put(i)
 	}
@@ -293,12 +314,12 @@ func (i *inflater) reset(history []byte) {
 	defer caught(&i.err)
 	if i.flate == nil {
 		var ok bool
-		if i.flate, ok = i.of.NewReader(&i.input).(flateReader); !ok {
+		if i.flate, ok = i.of.NewReader(i.input).(flateReader); !ok {
 			i.err = errors.New("what Flate.NewReader returned is no flate.Resetter")
 			return
 		}
 	}
-	i.err = i.flate.Reset(&i.input, history)
+	i.err = i.flate.Reset(i.input, history)
 }
 
 // Read reads the inflated message. It returns io.EOF at its end, and errInflate if the peer is to
@@ -311,13 +332,16 @@ func (i *inflater) Read(p []byte) (int, error) {
 	case err == nil:
 	case err != io.EOF:
 		err = errInflate
-	case i.input.tail && len(i.input.in) > 0 && len(i.input.in) != len(lastBlock):
-		err = errInflate // the message was complete within what the sender has left out
-	case !i.input.tail && i.input.fill():
-		// A block was the last of its stream (RFC 7692, section 7.2.3.4), and there is
-		// another.
-		err = nil
-		i.reset(nil)
+	default:
+		switch left := i.input.Len(); {
+		case left > len(inflateTail):
+			// A block was the last of its stream (RFC 7692, section 7.2.3.4), and
+			// there is another.
+			err = nil
+			i.reset(nil)
+		case left != len(inflateTail) && left != len(lastBlock) && left != 0:
+			err = errInflate // the message was complete within what the sender has left out
+		}
 	}
 	return n, err
 }
@@ -331,7 +355,16 @@ func (i *inflater) read(p []byte) (n int, err error) {
 	return n, err
 }
 
-// deflated is what flate reads: a message and its tail. It takes no byte more than it needs.
+// isWhole reports whether a message is valid that has become one with inflateTail as its end. That may
+// be of the message, but also what was appended, if its last block stores more than there is of it.
+func (f *Flate) isWhole(message, history []byte) bool {
+	i := f.inflater(message, history, func() ([]byte, bool) { return nil, false })
+	defer i.free()
+	_, err := io.Copy(io.Discard, i)
+	return err == nil
+}
+
+// deflated is a message that comes in pieces, and its tail.
 type deflated struct {
 	in   []byte
 	more func() ([]byte, bool) // returns more of the message, or that there is no more
@@ -347,6 +380,14 @@ func (d *deflated) fill() bool {
 		}
 	}
 	return len(d.in) > 0
+}
+
+func (d *deflated) Len() int {
+	if d.tail {
+		return len(d.in)
+	}
+	d.fill()
+	return len(d.in) + len(inflateTail)
 }
 
 func (d *deflated) Read(p []byte) (int, error) {

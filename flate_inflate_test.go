@@ -246,6 +246,9 @@ func TestInflate(t *testing.T) {
 			want{text("Hello"), text("Hello"), text(""), text("Hello")}, 0},
 		{"final and stored, with what is appended as its end", in{wf(0xC2, "\x01\x05\x00\xfa\xffa")}, false, want{bin("a" + syncMarker)}, 0},
 		{"final and stored, longer than what is appended", in{wf(0xC2, "\x01\x06\x00\xf9\xffa")}, false, nil, invalid},
+		{"final and stored, up to all that is appended", in{wf(0xC2, "\x01\x0A\x00\xF5\xFFa")}, false, nil, invalid},
+		{"final and stored, and like what is appended", in{wf(0xC2, "\x01\x0A\x00\xF5\xFFa"+string(inflateTail))}, false, want{bin("a" + string(inflateTail))}, 0},
+		{"stored, and like what is appended", in{wf(0xC2, "\x00\x0A\x00\xF5\xFFa"+string(inflateTail)+"\x00")}, false, want{bin("a" + string(inflateTail))}, 0},
 		{"final and stored, shorter than what is appended", in{wf(0xC2, "\x01\x04\x00\xfb\xffa")}, false, nil, invalid},
 		{"final, then a message", in{wf(0xC1, rfcFinal), wf(0xC1, rfcHello)}, true, want{text("Hello"), text("Hello")}, 0},
 		// No more is needed to tell what it says, and there are senders that forget the rest.
@@ -778,6 +781,7 @@ func FuzzInflate(f *testing.F) {
 		}
 		f.Add(flags, uint64(1), []byte(rfcHello+rfcShared))
 		f.Add(flags, uint64(4), []byte("\x01\x05\x00\xfa\xffa\x01"))
+		f.Add(flags, uint64(5), []byte("\x01\x0A\x00\xF5\xFFa"))
 		f.Add(flags, uint64(2), []byte(deflatedOnce(9, strings.Repeat("\x00", 9000))))
 		f.Add(flags, uint64(3), []byte(storedFinal(strings.Repeat("é", 99))[:190]))
 	}

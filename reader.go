@@ -4,6 +4,7 @@
 package websocket
 
 import (
+	"bytes"
 	"io"
 	"slices"
 	"sync/atomic"
@@ -179,6 +180,9 @@ func (r *reader) inflate(dst, message []byte, buf *messageBuffer) ([]byte, error
 		} else {
 			n, err = f.Read(p[len(p):cap(p)])
 			p = p[:len(p)+n]
+		}
+		if err == io.EOF && bytes.HasSuffix(p[start:], inflateTail) && !r.unpack.flate.isWhole(message, r.unpack.history) {
+			err = errInflate
 		}
 		end, err := r.check(p[len(p)-n:], uint64(len(p)-start), err)
 		if err != nil {
