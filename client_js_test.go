@@ -560,7 +560,7 @@ func TestPageServe(t *testing.T) {
 		t.Error("Serve:", err)
 	}
 	s := new(Server)
-	if err := s.ServeConn(dialPage(t, "/echo", nil), Handler{}); !errors.Is(err, os.ErrInvalid) {
+	if err := s.Adopt(dialPage(t, "/echo", nil), Handler{}); !errors.Is(err, os.ErrInvalid) {
 		t.Error("a Server serves a client:", err)
 	}
 }

@@ -452,7 +452,7 @@ func TestFlateBroadcastFails(t *testing.T) {
 	s := &Server{Options: Options{Deflate: d}}
 	rw := new(tape)
 	c := tapeDeflate(rw, d, false)
-	c.beginServe(new(clock), -1, 0)
+	c.beginServe(nil, -1)
 	c.opened()
 	s.add(c)
 	defer c.CloseNow()

@@ -23,6 +23,7 @@ import (
 	"github.com/gobwas/ws/wsflate"
 	"github.com/gobwas/ws/wsutil"
 	gorilla "github.com/gorilla/websocket"
+	kflate "github.com/klauspost/compress/flate"
 	nbtls "github.com/lesismal/llib/std/crypto/tls"
 	"github.com/lesismal/nbio/logging"
 	"github.com/lesismal/nbio/nbhttp"
@@ -67,7 +68,9 @@ const ourModule = "github.com/54eee7d7/websocket"
 
 var libraries = []library{
 	{name: "server", module: ourModule, ours: true, http: true, raw: true, shouts: true, crowds: true, serve: oursServer,
-		about: "this library, `Server` with `OnMessage`; on a raw listener with `ServeConn`"},
+		about: "this library, `Server` with `OnMessage`; on a raw listener with `Adopt`"},
+	{name: "server-klauspost", module: ourModule, ours: true, http: true, reads: true, serve: oursKlauspost,
+		about: "this library, `Server`, with deflate by github.com/klauspost/compress"},
 	{name: "append", module: ourModule, ours: true, http: true, serve: oursAppend,
 		about: "this library, `Upgrade`, a loop of `AppendMessage`"},
 	{name: "read", module: ourModule, ours: true, http: true, reads: true, serve: oursRead,
@@ -116,6 +119,9 @@ const (
 // can reports whether l can do w, and is to.
 func (l library) can(w work) bool {
 	listens := w.HTTP && l.http || !w.HTTP && l.raw
+	if l.name == "server-klauspost" && !w.Deflate {
+		return false // it is like server
+	}
 	switch w.Kind {
 	case broadcast:
 		return l.shouts
@@ -198,12 +204,29 @@ func oursServer(l net.Listener, w work) func([]byte) {
 				c.Close()
 				return
 			}
-			s.ServeConn(c, s.Handler)
+			s.Adopt(c, s.Handler)
 		})
 	} else {
 		serveHTTP(l, s.ServeHTTP)
 	}
 	return func(p []byte) { s.Broadcast(ours.Binary, p) }
+}
+
+// klauspost is what gws compresses with.
+var klauspost = &ours.Flate{
+	NewWriter: func(w io.Writer) (ours.FlateWriter, error) { return kflate.NewWriter(w, kflate.BestSpeed) },
+	NewReader: kflate.NewReader,
+}
+
+func oursKlauspost(l net.Listener, w work) func([]byte) {
+	o := oursOptions(w)
+	if w.Deflate {
+		o.Deflate.Flate = klauspost
+	}
+	s := &ours.Server{Options: *o}
+	s.OnMessage = func(c *ours.Conn, t ours.MessageType, p []byte) { c.WriteMessage(t, p) }
+	serveHTTP(l, s.ServeHTTP)
+	return nil
 }
 
 func oursAppend(l net.Listener, w work) func([]byte) {
