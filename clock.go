@@ -67,7 +67,8 @@ func (k *clock) hasten(w watched, soon uint32) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	due := k.now.Load() + soon
-	if p := w.place(); p.state == inWheel && (uint32(p.at)-due)%ticks < ticks-soon {
+	p := w.place()
+	if later := (uint32(p.at) - due) % ticks; p.state == inWheel && 0 < later && later <= ticks-soon {
 		k.take(p)
 		k.put(w, due)
 	}

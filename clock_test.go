@@ -145,3 +145,30 @@ func TestServingAhead(t *testing.T) {
 		}
 	}
 }
+
+// What is hastened is looked at as soon as that, or at its time if that is sooner.
+func TestClockHasten(t *testing.T) {
+	for before := range uint32(ticks) { // how far the clock has come when it is put on
+		for after := range uint32(ticks) {
+			for soon := uint32(1); soon < 4; soon++ {
+				var k clock
+				k.now.Store(before)
+				var looks []uint32
+				w := &lookedAtTest{f: func(now uint32) (uint32, bool) { looks = append(looks, now); return now + ticks, true }}
+				k.watch(w, time.Hour)
+				for range after {
+					k.run()
+				}
+				k.hasten(w, soon)
+				for range ticks {
+					k.run()
+				}
+				want := before + min(ticks, after+soon)
+				if looks[0] != want {
+					t.Fatalf("put on at %d and hastened at %d by %d, it was looked at at %d, not %d", before, before+after, soon, looks[0], want)
+				}
+				k.forget(w)
+			}
+		}
+	}
+}

@@ -12,20 +12,18 @@ import (
 // each. That takes 24 bytes here, where a goroutine takes 2.5 KB and a timer to look after it.
 //
 // An idler is awake or waits. While it is awake a goroutine has it, which alone may have it wait,
-// as the last thing that it does. While it waits nobody reads; all else goes on as ever: who writes
-// does not come here, and so do broadcasts and pings. What ends the wait is whoever is first,
-// under mu, to find its number in its slot and to take it out: then, and only then, the idler is
-// resumed, so that it is resumed once. There are three:
+// as the last thing that it does. While it waits nobody reads; all else goes on as ever, and does
+// not come here. A wait is ended by whoever is first, under mu, to find its number in its slot and
+// to take it out, and only who has taken it out has the idler go on: so it does once. These are:
 //
-//   - An event. The epoll is asked for one only, and only while the idler waits (EPOLLONESHOT). It
-//     reports a state and no change of it, so that input which was there before counts, too. The
-//     event bears the slot and the number of the wait: if it is late, because another one has
-//     ended the wait, its number is not that of the slot, even if the slot, or the descriptor, has
-//     been given to somebody else.
+//   - An event. It comes once for each wait (EPOLLONESHOT), and for a state, not a change of it, so
+//     that input which was there before counts. It bears the slot and the number of the wait: if it
+//     is late, as the wait has been ended, its number is not that of the slot, even if slot or
+//     descriptor have been given to somebody else.
 //   - wake, for a read deadline: that is to be kept by a read.
-//   - leave, which is called before the descriptor is closed. It also takes that out of the epoll
-//     (a copy of it, as File makes one, would keep it there), and no wait can begin any more. Who
-//     was about to begin one goes on, and finds the end by reading.
+//   - leave, which is called before the descriptor is closed. It also takes that out of the epoll,
+//     where a copy of it, as File makes one, would keep it, and lets no wait begin any more: who was
+//     about to, goes on and finds the end by reading.
 //
 // A closing handshake, also that of Shutdown, ends no wait: the answer is input, and the time
 // limit closes the descriptor. The epoll itself is waited on in that of the runtime, and takes no
@@ -63,8 +61,7 @@ type nap struct {
 // canIdle reports whether sockets can wait so.
 const canIdle = true
 
-// wait has w resumed when there is input, and reports whether it does. If it does, w is no longer
-// the caller's.
+// wait has w go on when there is input, and reports whether it waits: then w is not the caller's.
 func (p *idlers) wait(w idler) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -95,14 +92,14 @@ func (p *idlers) wait(w idler) bool {
 	return true
 }
 
-// wake resumes w if it waits.
+// wake has w go on if it waits.
 func (p *idlers) wake(w idler) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.rouse(w)
 }
 
-// leave resumes w if it waits, and lets it not wait any more. It may be called more than once.
+// leave is wake, and lets w not wait any more. It may be called more than once.
 func (p *idlers) leave(w idler) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -142,8 +139,7 @@ func (p *idlers) take(slot int32, number uint32) bool {
 // add gives w a slot. mu is held.
 func (p *idlers) add(w idler) {
 	if p.free == 0 {
-		p.slots = append(p.slots, idleSlot{})
-		p.free = int32(len(p.slots))
+		p.slots, p.free = append(p.slots, idleSlot{}), int32(len(p.slots)+1)
 	}
 	n := w.napping()
 	n.slot = p.free
@@ -183,7 +179,7 @@ func (p *idlers) open() error {
 	return nil
 }
 
-// run resumes those for which there is an event, until the epoll is closed.
+// run has those go on for which there is an event, until the epoll is closed.
 func (p *idlers) run(raw syscall.RawConn) {
 	events := make([]syscall.EpollEvent, 128)
 	n := 0
