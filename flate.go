@@ -114,8 +114,11 @@ func (f *Flate) check() error {
 // not.
 func (f *Flate) try() {
 	p := bytes.Repeat([]byte("To be, or not to be. "), 4)
-	for _, history := range [][]byte{nil, p, nil} {
-		z := f.forWrites(flate.BestSpeed).compressor(maxWindowBits, history)
+	z := f.forWrites(flate.BestSpeed).compressor(maxWindowBits, nil)
+	for n, history := range [][]byte{nil, p, nil} {
+		if n > 0 {
+			z.reset(history)
+		}
 		message, err := z.compress(p)
 		if err != nil {
 			f.fault = err
@@ -128,9 +131,9 @@ func (f *Flate) try() {
 			f.fault = fmt.Errorf("Flate.NewReader does not inflate what Flate.NewWriter compresses: %w", cmp.Or(err, errInflate))
 			return
 		}
-		z.free()
 		i.free()
 	}
+	z.free()
 }
 
 // caught makes an error of a panic in a Flate. The peer may have caused it, in a goroutine that

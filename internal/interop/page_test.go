@@ -133,7 +133,7 @@ func (s *pageServer) end(c *websocket.Conn, r *http.Request) {
 }
 
 // pageTests are those of the root package that run in a page.
-var pageTests = []string{"-test.run=^TestPage", "-test.v", "-test.timeout=" + (timeout / 2).String()}
+var pageTests = []string{"-test.run=^TestPage", "-test.v", "-test.timeout=" + (2 * timeout).String()}
 
 // buildPage builds the tests of the root package for a page, and returns the folder that has them
 // as page.wasm, and what Go has for running them.
@@ -170,7 +170,7 @@ func TestNodePage(t *testing.T) {
 	}}})
 	dir, support := buildPage(t)
 	url := startPageServer(t, http.NotFoundHandler())
-	ctx, cancel := context.WithTimeout(t.Context(), timeout)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*timeout)
 	defer cancel()
 	args := append([]string{"--stack-size=8192", filepath.Join(support, "wasm_exec_node.js"), filepath.Join(dir, "page.wasm")}, pageTests...)
 	cmd := exec.CommandContext(ctx, "node_modules/.bin/node", args...)
