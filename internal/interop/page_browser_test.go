@@ -56,7 +56,7 @@ func TestBrowserPage(t *testing.T) {
 	})
 	url := startPageServer(t, mux)
 
-	ctx, cancel := context.WithTimeout(t.Context(), timeout)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*timeout)
 	defer cancel()
 	home := t.TempDir()
 	cmd := exec.CommandContext(ctx, browser.command[0],
