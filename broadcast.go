@@ -141,8 +141,7 @@ func (c *Conn) enqueue(frame, p []byte, limit int, now bool) bool {
 		return false
 	case c.write.waiting(c.t.takenNow())+len(frame) > limit:
 		c.startCloseLocked(&CloseError{Code: ClosePolicyViolation, Reason: "too many messages wait to be read", by: byUs})
-		c.t.limitRead(time.Unix(1, 0)) // Serve waits for input; this ends the wait
-		c.wakeLocked(time.Unix(1, 0))
+		c.limitReadLocked(time.Unix(1, 0)) // Serve waits for input; this ends the wait
 		return false
 	case now && c.t.isSocket() && c.write.isEmpty():
 		c.drainLocked(c.write.takeFrame(frame, p), impatient)

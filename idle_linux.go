@@ -9,7 +9,7 @@ import (
 )
 
 // Idlers wait in an epoll until there is input, an end or an error, and go on in a new goroutine
-// each. That takes 24 bytes here, where a goroutine takes 2.5 KB and a timer to look after it.
+// each. That takes 24 bytes here, where a goroutine that waits takes 2.5 KB.
 //
 // An idler is awake or waits. While it is awake a goroutine has it, which alone may have it wait,
 // as the last thing that it does. While it waits nobody reads; all else goes on as ever, and does

@@ -76,9 +76,11 @@ func (c *Conn) beginServe(by *service, interval time.Duration) error {
 		c.serve.mayRest(firstRests)
 	}
 	if c.end.readable() == nil && (interval > 0 || rests) { // or else a method may still read, without mu
-		k := new(clock)
+		var k *clock
 		if by != nil {
 			k = by.clock
+		} else {
+			k = new(clock)
 		}
 		c.serve.beginWatch(k, interval <= 0)
 		c.t.watch(&k.now)

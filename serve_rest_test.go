@@ -291,3 +291,18 @@ func TestServerRestSoon(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A wait that was to end for a rest may have ended for another reason. Then it is not for whoever
+// closes the connection later to rest: a timeout is one.
+func TestRestStale(t *testing.T) {
+	a, b := socketPair(t, "tcp", "127.0.0.1:0")
+	defer b.Close()
+	c := newConn(a, nil, false)
+	defer c.CloseNow()
+	c.turn = turnCloser
+	c.serve.nudge()
+	c.SetReadDeadline(time.Unix(1, 0))
+	if _, err := c.fill(nil); err == errRest || !isTimeout(err) {
+		t.Error(err)
+	}
+}

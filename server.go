@@ -19,7 +19,7 @@ import (
 // [Upgrade], and serves it with the functions of Handler as [Conn.Serve] does, in a
 // goroutine of its own. On Linux a connection over TCP without TLS, or over a Unix socket, that
 // has been quiet for a moment gives its goroutine up until there is something to read, so that an
-// idle client needs about 2.5 KB. A Server can stand beside other handlers on the same port. The
+// idle client needs about 2.5 KB beside net/http. A Server can stand beside other handlers on the same port. The
 // zero value accepts clients of its own origin and discards what they send. Otherwise it is
 //
 //	&websocket.Server{
@@ -132,11 +132,11 @@ func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request, h *Handler) {
 // has accepted itself, with [PutResponse] on a stream or with [Upgrade]. The client's side of a
 // connection is refused with an error that is [os.ErrInvalid] to [errors.Is].
 //
-// Adopt does not wait: s serves c with the functions of h, as [Conn.Serve] does, from another
+// Adopt does not wait for the end: s serves c with the functions of h, as [Conn.Serve] does, from another
 // goroutine, and closes it; OnClose tells the end. Panics are dealt with as for all connections of s.
 // The options of c stay as they are, apart from PingInterval, which is that of s.
 //
-// Once s shuts down, Adopt closes c with the same code, and returns [http.ErrServerClosed].
+// Once s shuts down, Adopt closes c with the same code, and then returns [http.ErrServerClosed].
 // For connections that still shake hands s does not wait.
 func (s *Server) Adopt(c *Conn, h Handler) error {
 	if c.write.isClient() {

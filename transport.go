@@ -460,23 +460,18 @@ func (t *transport) readLimit() time.Time {
 	}
 }
 
-// interrupt ends a read in progress with a timeout, and all later ones until resetDeadline is called
+// interrupt ends a read in progress with a timeout, and all later ones until applyDeadline is called
 // or another deadline is set.
-func (t *transport) interrupt() {
-	if rw, ok := t.rw.(interface{ SetReadDeadline(time.Time) error }); ok {
-		rw.SetReadDeadline(time.Unix(1, 0))
-	}
-}
+func (t *transport) interrupt() { t.endReads(time.Unix(1, 0)) }
 
-// resetDeadline has reads end when they are to.
-func (t *transport) resetDeadline() {
-	t.times()
-	t.applyDeadline()
-}
-
+// applyDeadline has reads end when they are to.
 func (t *transport) applyDeadline() error {
 	at := t.readLimit()
 	t.forget()
+	return t.endReads(at)
+}
+
+func (t *transport) endReads(at time.Time) error {
 	if rw, ok := t.rw.(interface{ SetReadDeadline(time.Time) error }); ok {
 		return rw.SetReadDeadline(at)
 	}
@@ -485,7 +480,7 @@ func (t *transport) applyDeadline() error {
 
 // forget gives the memory of deadlines back if there are none.
 func (t *transport) forget() {
-	if *t.deadlines == (deadlines{}) {
+	if t.deadlines != nil && *t.deadlines == (deadlines{}) {
 		t.deadlines = nil
 	}
 }

@@ -108,7 +108,7 @@ func (c *Conn) fill(p []byte) (n int, err error) {
 		switch {
 		case !isTimeout(err) || !c.isNudged():
 			return n, c.cut(err)
-		case c.t.buffered() == 0 && c.read.between():
+		case c.turn == turnServe && c.t.buffered() == 0 && c.read.between():
 			return 0, errRest
 		}
 	}
@@ -121,7 +121,7 @@ func (c *Conn) isNudged() bool {
 	defer c.mu.Unlock()
 	nudged := c.serve.isNudged()
 	if nudged {
-		c.t.resetDeadline()
+		c.t.applyDeadline()
 	}
 	return nudged
 }

@@ -314,6 +314,11 @@ func (c *Conn) wakeLocked(at time.Time) {
 func (c *Conn) limitRead(at time.Time) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	return c.limitReadLocked(at)
+}
+
+func (c *Conn) limitReadLocked(at time.Time) bool {
+	c.mu.assertLocked()
 	defer c.wakeLocked(at)
 	return c.t.limitRead(at)
 }
