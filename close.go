@@ -157,23 +157,21 @@ func (c *Conn) isLate() bool {
 // that is hopeless, so that the transport is to be closed.
 func (c *Conn) beginCloseLocked(e *CloseError) (hopeless bool) {
 	c.mu.assertLocked()
-	c.startWatchdogLocked()
 	send, hopeless := c.end.begin(e, c.write.endable())
 	if send {
 		c.write.putClose(e.Code, e.Reason)
 	}
 	c.stopReadsLocked(e)
 	c.cond.Broadcast()
-	if !c.t.closes() {
-		return false
+	if hopeless || !c.t.closes() {
+		return c.t.closes()
 	}
-	if !hopeless {
-		// Another goroutine writes while this one reads: the peer may have much to
-		// send before it reads.
-		c.writeLaterLocked(0)
-	}
+	c.startWatchdogLocked()
+	// Another goroutine writes while this one reads: the peer may have much to send before it
+	// reads.
+	c.writeLaterLocked(0)
 	c.t.freeDeadlines()
-	return hopeless
+	return false
 }
 
 // startClose begins a closing handshake that is left to Serve, unless the connection has

@@ -105,6 +105,9 @@ func CreateResponse(req *Request) []byte {
 func fieldLines(headers ...http.Header) []byte {
 	var b bytes.Buffer
 	for _, h := range headers {
+		if len(h) == 0 { // as most are, and Write needs a large stack
+			continue
+		}
 		h = maps.Clone(h)
 		maps.DeleteFunc(h, isHopField)
 		h.Write(&b) // which lets no field begin within another

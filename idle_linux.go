@@ -6,6 +6,7 @@ import (
 	"os"
 	"sync"
 	"syscall"
+	"time"
 )
 
 // Idlers wait in an epoll until there is input, an end or an error, and go on in a new goroutine
@@ -26,12 +27,13 @@ import (
 //     about to, goes on and finds the end by reading.
 //
 // A closing handshake, also that of Shutdown, ends no wait: the answer is input, and the time
-// limit closes the descriptor. The epoll itself is waited on in that of the runtime, and takes no
-// thread. It is there while it has somebody.
+// limit closes the descriptor. The epoll itself is waited on in that of the runtime, by a goroutine
+// that is there while the epoll has somebody, and takes no thread.
 type idlers struct {
 	mu     sync.Mutex
-	epoll  *os.File   // or nil: nobody is in it
+	epoll  *os.File   // or nil: nobody has waited yet
 	fd     int        // its descriptor
+	runs   bool       // there is a goroutine
 	slots  []idleSlot // those that are or were in it
 	free   int32      // the first slot that is free, and 1
 	n      int        // how many slots are not
@@ -66,7 +68,7 @@ func (p *idlers) wait(w idler) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	n := w.napping()
-	if n.over || p.epoll == nil && p.open() != nil {
+	if n.over || p.n == 0 && !p.start() {
 		return false
 	}
 	op := syscall.EPOLL_CTL_MOD
@@ -74,9 +76,7 @@ func (p *idlers) wait(w idler) bool {
 		op = syscall.EPOLL_CTL_ADD
 		p.add(w)
 	}
-	if p.number++; p.number == 0 {
-		p.number++
-	}
+	p.number = max(1, p.number+1)
 	e := syscall.EpollEvent{
 		Events: syscall.EPOLLIN | syscall.EPOLLRDHUP | syscall.EPOLLONESHOT,
 		Fd:     n.slot - 1, Pad: int32(p.number),
@@ -148,52 +148,52 @@ func (p *idlers) add(w idler) {
 	p.n++
 }
 
-// remove takes a slot back, and after the last one closes the epoll. mu is held.
+// remove takes a slot back, and after the last one ends the goroutine. The epoll is kept for the
+// next, as clients may come and go one at a time. mu is held.
 func (p *idlers) remove(n *nap) {
 	p.slots[n.slot-1] = idleSlot{next: p.free}
 	p.free, n.slot = n.slot, 0
 	if p.n--; p.n == 0 {
-		p.epoll.Close()
-		p.epoll, p.slots, p.free = nil, nil, 0
+		p.slots, p.free = nil, 0
+		p.epoll.SetReadDeadline(time.Unix(1, 0))
 	}
 }
 
-// open makes an epoll, and a goroutine that looks after it until it is closed. mu is held.
-func (p *idlers) open() error {
-	fd, err := syscall.EpollCreate1(syscall.EPOLL_CLOEXEC)
-	if err != nil {
-		return err
+// start sees to it that there is an epoll and a goroutine for it, and reports whether there are. mu
+// is held.
+func (p *idlers) start() bool {
+	if p.epoll == nil {
+		p.fd, _ = syscall.EpollCreate1(syscall.EPOLL_CLOEXEC)
+		syscall.SetNonblock(p.fd, true)              // or else it has no deadline
+		p.epoll = os.NewFile(uintptr(p.fd), "epoll") // or nil
 	}
-	if err := syscall.SetNonblock(fd, true); err != nil {
-		syscall.Close(fd)
-		return err
+	ok := p.epoll.SetReadDeadline(time.Time{}) == nil
+	if ok && !p.runs {
+		p.runs = true
+		go p.run()
 	}
-	epoll := os.NewFile(uintptr(fd), "epoll")
-	raw, err := epoll.SyscallConn()
-	if err != nil {
-		epoll.Close()
-		return err
-	}
-	p.epoll, p.fd = epoll, fd
-	go p.run(raw)
-	return nil
+	return ok
 }
 
-// run has those go on for which there is an event, until the epoll is closed.
-func (p *idlers) run(raw syscall.RawConn) {
+// run has those go on for which there is an event, until nobody is left.
+func (p *idlers) run() {
+	raw, _ := p.epoll.SyscallConn()
 	events := make([]syscall.EpollEvent, 128)
 	n := 0
 	ask := func(fd uintptr) bool {
 		n, _ = syscall.EpollWait(int(fd), events, 0) // again, if a signal interrupts it
 		return n != 0
 	}
-	for raw.Read(ask) == nil {
+	for runs := true; runs; n = 0 {
+		raw.Read(ask)
 		p.mu.Lock()
 		for _, e := range events[:max(0, n)] {
 			if p.take(e.Fd, uint32(e.Pad)) {
 				go p.slots[e.Fd].who.goOn()
 			}
 		}
+		runs = p.n > 0
+		p.runs = runs
 		p.mu.Unlock()
 	}
 }

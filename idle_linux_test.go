@@ -93,13 +93,38 @@ func TestIdlers(t *testing.T) {
 	}
 	p.leave(b)
 	wait(t, b.woken)
-	if p.epoll != nil || p.slots != nil {
-		t.Error("the epoll is there with nobody in it")
-	}
+	awaitEnd(t, &p)
 	c, _ := newSleeper(t)
 	c.conn.Close()
-	if p.wait(c) || p.epoll != nil || c.place.slot != 0 {
+	if p.wait(c) || c.place.slot != 0 {
 		t.Error("one whose descriptor is closed waits")
+	}
+	awaitEnd(t, &p)
+	d, peer := newSleeper(t)
+	if !p.wait(d) {
+		t.Fatal("it does not wait after all have left")
+	}
+	peer.Write([]byte("x"))
+	wait(t, d.woken)
+	p.leave(d)
+	awaitEnd(t, &p)
+}
+
+// awaitEnd waits until the goroutine of p, in which nobody is any more, has ended.
+func awaitEnd(t *testing.T, p *idlers) {
+	t.Helper()
+	for begin := time.Now(); ; runtime.Gosched() {
+		p.mu.Lock()
+		n, slots, runs := p.n, p.slots, p.runs
+		p.mu.Unlock()
+		switch {
+		case n > 0 || slots != nil:
+			t.Fatalf("%d are left", n)
+		case !runs:
+			return
+		case time.Since(begin) > 20*time.Second:
+			t.Fatal("the goroutine is there with nobody in it")
+		}
 	}
 }
 
@@ -157,7 +182,7 @@ func TestIdlersStale(t *testing.T) {
 	p.leave(keep)
 	p.leave(b)
 	if deliver(slot, number) {
-		t.Error("an event comes out of an epoll that is gone")
+		t.Error("an event comes for one that is gone")
 	}
 }
 
@@ -235,9 +260,7 @@ func TestIdlersRace(t *testing.T) {
 		})
 	}
 	group.Wait()
-	if p.epoll != nil {
-		t.Error("the epoll is left")
-	}
+	awaitEnd(t, &p)
 }
 
 // TestServerRestRaces ends connections in all ways at the moment at which they wake: OnClose is
@@ -325,7 +348,8 @@ func TestServerRestRaces(t *testing.T) {
 	if n := messages.Load(); n < echoed || n > echoed+more.Load() {
 		t.Errorf("%d messages, of %d that were answered and %d more", n, echoed, more.Load())
 	}
-	if s.resting.epoll != nil || s.clock.n != 0 {
-		t.Error("something is left of the connections")
+	awaitEnd(t, &s.resting)
+	if s.clock.n != 0 {
+		t.Error("the clock has something left of the connections")
 	}
 }

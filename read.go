@@ -153,7 +153,7 @@ func (c *Conn) awaitMessage(rest bool) (t MessageType, p []byte, ok bool, err er
 	err = c.skipMessage()
 	for err == nil && !c.read.ready() && !c.read.inflating() {
 		switch idle := c.t.buffered() == 0 && c.read.between(); {
-		case idle && rest && !c.t.isHeld() && c.serve.rests():
+		case rest && c.restsNow():
 			c.settle()
 			err = errRest
 		case idle:

@@ -258,6 +258,35 @@ func (c *Conn) deadlineIsFarLocked() bool {
 	return at.IsZero() || time.Until(at) > c.serve.watcher().span(ticks+1)
 }
 
+// startServe has a Server begin to serve c, in a goroutine of its own. That is not needed before the
+// client sends something, if no function is to be called first.
+func (c *Conn) startServe(h *Handler) {
+	if h.OnOpen != nil || !c.restFirst() {
+		go c.serve.service().serve(c)
+	}
+}
+
+// restFirst has c rest before anything else, and reports whether it does.
+func (c *Conn) restFirst() bool {
+	if !c.restsNow() {
+		return false
+	}
+	c.opened()
+	c.mu.Lock()
+	ended := c.end.readable() != nil
+	if !ended {
+		c.turn = turnServe
+	}
+	c.mu.Unlock()
+	return !ended && c.rest()
+}
+
+// restsNow reports whether c is to rest rather than to wait for input. The caller has the turn, or
+// nobody else can.
+func (c *Conn) restsNow() bool {
+	return c.t.buffered() == 0 && c.read.between() && !c.t.isHeld() && c.serve.rests()
+}
+
 // rest has c wait for input without a goroutine, and reports whether it does. Then goOn is called.
 func (c *Conn) rest() bool {
 	c.t.release()

@@ -124,7 +124,7 @@ func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request, h *Handler) {
 	if r.ProtoMajor > 1 {
 		by.serve(c)
 	} else {
-		go by.serve(c)
+		c.startServe(h)
 	}
 }
 
@@ -152,7 +152,7 @@ func (s *Server) Adopt(c *Conn, h Handler) error {
 		return err
 	}
 	s.add(c)
-	go by.serve(c)
+	c.startServe(&h)
 	return nil
 }
 
