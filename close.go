@@ -83,7 +83,9 @@ func (c *Conn) beginClose(e *CloseError) (awaits, done bool) {
 		c.cond.Wait()
 	}
 	c.turn = turnCloser
-	c.t.freeDeadlines()
+	if !c.end.isShut() {
+		c.t.freeDeadlines()
+	}
 	return c.end.awaits() && first, false
 }
 
@@ -101,9 +103,9 @@ func (c *Conn) endClose(e *CloseError, awaits bool) (err error) {
 	c.mu.Lock()
 	err = cmp.Or(err, c.end.lastInput(), c.flushLocked(ours))
 	answered := c.end.answered()
-	client := c.write.isClient()
+	lingers := (c.write.isClient() || !answered) && !c.end.isShut()
 	c.mu.Unlock()
-	if client || !answered {
+	if lingers {
 		c.t.linger()
 	}
 	returned = true

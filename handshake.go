@@ -118,7 +118,7 @@ func fieldLines(headers ...http.Header) []byte {
 // createResponse puts fields, which end in CR LF each, into the head.
 func createResponse(req *Request, fields []byte) []byte {
 	token := CreateToken(req)
-	b := make([]byte, 0, 512)
+	b := make([]byte, 0, 256+len(fields))
 	if req.Version == RFC6455 {
 		b = append(b, "HTTP/1.1 101 Switching Protocols\r\n"+
 			"Upgrade: websocket\r\n"+

@@ -304,7 +304,17 @@ func (c *Conn) goOn() {
 	}
 	k.hasten(c, restSoon)
 	c.t.wait()
+	growStack(0)
 	by.serve(c)
+}
+
+// growStack makes the stack of a goroutine as large as a message needs it. A stack that is too small
+// is copied, frame by frame: here there are few yet.
+//
+//go:noinline
+func growStack(i int) byte {
+	var room [3 << 10]byte
+	return room[i]
 }
 
 func (c *Conn) napping() *nap { return c.serve.napping() }

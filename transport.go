@@ -499,9 +499,11 @@ func (t *transport) setWriteDeadline(at time.Time) error {
 	if err != nil {
 		at = time.Time{} // some have the method, but no deadlines
 	}
-	d := t.times()
-	d.write, d.set = at, at
-	t.forget()
+	if t.deadlines != nil || !at.IsZero() {
+		d := t.times()
+		d.write, d.set = at, at
+		t.forget()
+	}
 	return err
 }
 
@@ -555,8 +557,9 @@ func (t *transport) limitWrite(at time.Time) {
 
 // freeDeadlines removes all deadlines.
 func (t *transport) freeDeadlines() {
-	d := t.times()
-	d.read, d.limit = time.Time{}, time.Time{}
+	if d := t.deadlines; d != nil {
+		d.read, d.limit = time.Time{}, time.Time{}
+	}
 	t.applyDeadline()
 	t.setWriteDeadline(time.Time{})
 }
