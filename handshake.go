@@ -208,6 +208,7 @@ func (c *Conn) answerableLocked() error {
 // waits for at most Options.HandshakeTimeout, unless the caller's own read
 // deadline is earlier.
 func (c *Conn) readRequest() (*Request, error) {
+	growStack(0)
 	if err := c.takeTurn(true); err != nil {
 		return nil, err
 	}
