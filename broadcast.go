@@ -6,7 +6,10 @@ package websocket
 import (
 	"iter"
 	"math"
+	"runtime"
 	"slices"
+	"sync"
+	"sync/atomic"
 	"time"
 	"unicode/utf8"
 )
@@ -15,7 +18,8 @@ import (
 // wait for any of them: a client that reads more slowly gets its messages later, and one for
 // which more than Options.MaxQueue bytes would have to wait is closed with
 // ClosePolicyViolation. Clients of hixie-76 get no binary messages. Broadcast calls no function
-// of Handler, so that it may be called with a lock held that these need.
+// of Handler, so that it may be called with a lock held that these need. For thousands of clients it
+// takes all processors that are free.
 //
 // Every client gets broadcasts in the same order, each of them behind what WriteMessage
 // sent to that client before. Broadcast does not keep p, and does not allocate for every
@@ -60,11 +64,10 @@ func (s *Server) send(t MessageType, p []byte, to iter.Seq[*Conn]) error {
 	limit = min(limit, math.MaxInt-maxHeader) + maxHeader // the largest fits, with its header
 	all := newScratch(len(p))
 	defer all.free()
-	var frames [encodings][2]int // where in all
 
 	s.order.Lock()
 	defer s.order.Unlock()
-	burst := time.Since(s.sent) < burstGap
+	m := shout{payload: p, limit: limit, window: s.Deflate.windowBits(), now: time.Since(s.sent) >= burstGap}
 	s.mu.Lock()
 	for c := range to {
 		if t != Binary || !c.write.isHixie() {
@@ -72,27 +75,72 @@ func (s *Server) send(t MessageType, p []byte, to iter.Seq[*Conn]) error {
 		}
 	}
 	s.mu.Unlock()
-	due := s.targets[:0]
 	for _, c := range s.targets {
-		e := c.write.encoding(p, s.Deflate.windowBits())
-		f := &frames[e]
-		if f[1] == 0 { // made for the first that needs it
-			f[0] = len(all.b)
+		if e := c.write.encoding(p, m.window); m.frames[e] == nil { // made for the first that needs it
+			start := len(all.b)
 			all.b = c.write.encode(e, all.b, finBit|byte(t), p)
-			f[1] = len(all.b)
-		}
-		if c.enqueue(all.b[f[0]:f[1]], p, limit, !burst) {
-			due = append(due, c)
+			m.frames[e] = all.b[start:]
 		}
 	}
-	s.pushLater(due)
+	if len(s.targets) < 2*perProcessor {
+		s.deliver(m, s.targets)
+	} else {
+		s.deliverTogether(m)
+	}
 	clear(s.targets)
 	s.targets = s.targets[:0]
 	s.sent = time.Now()
 	return nil
 }
 
-// pushLater has a goroutine write what is due.
+// A shout is a broadcast on its way out.
+type shout struct {
+	payload []byte
+	frames  [encodings][]byte // that hold it, or nil where nobody needs one
+	window  int               // with which it is compressed
+	limit   int               // how much may wait for a client
+	now     bool              // it is to be written at once
+}
+
+// deliver has a shout sent to some of the targets, in whose place it lists those that are due.
+func (s *Server) deliver(m shout, to []*Conn) {
+	due := to[:0]
+	for _, c := range to {
+		if c.enqueue(m.frames[c.write.encoding(m.payload, m.window)], m.payload, m.limit, m.now) {
+			due = append(due, c)
+		}
+	}
+	s.pushLater(due)
+}
+
+// perProcessor is how many clients make it worth while that another processor works for them, and
+// share how many it takes at a time.
+const (
+	perProcessor = 1 << 10
+	share        = 1 << 7
+)
+
+// deliverTogether is deliver for all targets, by as many processors as are free.
+func (s *Server) deliverTogether(m shout) {
+	var next atomic.Int64
+	work := func() {
+		for {
+			end := int(next.Add(share))
+			if end-share >= len(s.targets) {
+				return
+			}
+			s.deliver(m, s.targets[end-share:min(end, len(s.targets))])
+		}
+	}
+	var others sync.WaitGroup
+	for range min(runtime.GOMAXPROCS(0), len(s.targets)/perProcessor) - 1 {
+		others.Go(work)
+	}
+	work()
+	others.Wait()
+}
+
+// pushLater has a goroutine write what is due, or several if that is much.
 func (s *Server) pushLater(due []*Conn) {
 	if len(due) == 0 {
 		return
@@ -103,8 +151,8 @@ func (s *Server) pushLater(due []*Conn) {
 		s.due, s.next = slices.Delete(s.due, 0, s.next), 0
 	}
 	s.due = append(s.due, due...)
-	if !s.pushing {
-		s.pushing = true
+	if s.pushers < min(runtime.GOMAXPROCS(0), 1+(len(s.due)-s.next)/perProcessor) {
+		s.pushers++
 		go s.push()
 	}
 }
@@ -118,7 +166,8 @@ func (s *Server) push() {
 	for {
 		s.mu.Lock()
 		if s.next == len(s.due) {
-			s.due, s.next, s.pushing = s.due[:0], 0, false
+			s.due, s.next = s.due[:0], 0
+			s.pushers--
 			s.mu.Unlock()
 			return
 		}

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -875,5 +876,52 @@ func TestSendOthers(t *testing.T) {
 		if w := c.t.rw.(*tape).writes(); len(w) > 0 {
 			t.Errorf("sent %q", w[0].wrote)
 		}
+	}
+}
+
+// TestBroadcastMany has several processors work for so many clients that they share them: each gets
+// every broadcast once, in order.
+func TestBroadcastMany(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(4))
+	const clients, single, burst = 2*perProcessor + share/2, 3, 20
+	var s Server
+	var conns []*Conn
+	var peers []net.Conn
+	for range clients {
+		a, b := socketPair(t, "tcp", "127.0.0.1:0")
+		c := newConn(a, nil, false)
+		defer c.CloseNow()
+		s.begin()
+		c.beginServe(nil, -1)
+		c.opened()
+		s.add(c)
+		conns, peers = append(conns, c), append(peers, b)
+	}
+	var want []byte
+	for n := range single + burst {
+		p := fmt.Append(nil, "message ", n)
+		want = appendFrame(want, finBit|opText, p, false)
+		s.sent = time.Now().Add(time.Hour) // so that this is one of a burst
+		if n < single {
+			s.sent = time.Time{}
+		}
+		if err := s.Broadcast(Text, p, conns[share]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got := make([]byte, len(want))
+	for i, b := range peers {
+		if i == share {
+			continue
+		}
+		b.SetReadDeadline(time.Now().Add(20 * time.Second))
+		if _, err := io.ReadFull(b, got); err != nil || !bytes.Equal(got, want) {
+			t.Fatalf("client %d got %q, %v", i, got, err)
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.pushers > 4 {
+		t.Errorf("%d goroutines write", s.pushers)
 	}
 }

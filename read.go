@@ -168,6 +168,12 @@ func (c *Conn) awaitMessage(rest bool) (t MessageType, p []byte, ok bool, err er
 	return 0, nil, false, err
 }
 
+// restsNow reports whether c is to rest rather than to wait for input. The caller has the turn, or
+// nobody else can.
+func (c *Conn) restsNow() bool {
+	return c.t.buffered() == 0 && c.read.between() && !c.t.isHeld() && c.serve.rests()
+}
+
 // skipMessage skips what the last messageReader has left of its message.
 func (c *Conn) skipMessage() error {
 	for c.read.reads(0) {

@@ -281,12 +281,6 @@ func (c *Conn) restFirst() bool {
 	return !ended && c.rest()
 }
 
-// restsNow reports whether c is to rest rather than to wait for input. The caller has the turn, or
-// nobody else can.
-func (c *Conn) restsNow() bool {
-	return c.t.buffered() == 0 && c.read.between() && !c.t.isHeld() && c.serve.rests()
-}
-
 // rest has c wait for input without a goroutine, and reports whether it does. Then goOn is called.
 func (c *Conn) rest() bool {
 	c.t.release()
@@ -306,15 +300,6 @@ func (c *Conn) goOn() {
 	c.t.wait()
 	growStack(0)
 	by.serve(c)
-}
-
-// growStack makes the stack of a goroutine as large as a message needs it. A stack that is too small
-// is copied, frame by frame: here there are few yet.
-//
-//go:noinline
-func growStack(i int) byte {
-	var room [3 << 10]byte
-	return room[i]
 }
 
 func (c *Conn) napping() *nap { return c.serve.napping() }

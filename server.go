@@ -46,7 +46,7 @@ type Server struct {
 	ended   chan struct{} // closed when down and nothing is active
 	due     []*Conn       // that have something to be written, from next on
 	next    int
-	pushing bool // a goroutine looks after these
+	pushers int // goroutines look after these
 
 	checkOrigins sync.Once // whether the patterns are good
 
