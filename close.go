@@ -258,11 +258,26 @@ func (c *Conn) endWith(e *CloseError) {
 // errShut is what shut returns if another call closes the transport, or none can.
 var errShut = errors.New("websocket: transport already closed")
 
-// shut closes the transport, once. When it returns, that is done.
+// shut closes the transport, once. When it returns, that is done, except for a function of a Handler
+// that runs within a read, or while it does.
 func (c *Conn) shut() error {
-	if !c.t.closes() || !c.beginShut() {
+	if !c.t.closes() {
 		return errShut
 	}
+	first, waits := c.beginShut()
+	switch {
+	case !first:
+		return errShut
+	case !waits:
+		c.t.endOutput() // which the peer sees at once
+		go c.endShut()
+		return nil
+	}
+	return c.endShut()
+}
+
+// endShut closes the transport.
+func (c *Conn) endShut() error {
 	defer func() {
 		c.mu.Lock()
 		defer c.mu.Unlock()
@@ -272,16 +287,18 @@ func (c *Conn) shut() error {
 	return c.t.close()
 }
 
-// beginShut reports whether the caller is the one that is to close the transport. If not, it
-// waits until that is done.
-func (c *Conn) beginShut() bool {
+// beginShut reports whether the caller is the one that is to close the transport, and whether it
+// may wait until that is done: not while a function of a Handler is called within a read, for
+// which the transport would wait. If it is not the one, it has waited.
+func (c *Conn) beginShut() (first, waits bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	waits = !c.serve.isInside()
 	if c.end.isShut() {
-		for !c.end.isClosed() {
+		for waits && !c.end.isClosed() {
 			c.cond.Wait()
 		}
-		return false
+		return false, waits
 	}
 	c.end.shut()
 	c.cond.Broadcast()
@@ -292,7 +309,7 @@ func (c *Conn) beginShut() bool {
 	if c.canRest() {
 		c.serve.service().resting.leave(c)
 	}
-	return true
+	return true, waits
 }
 
 // startWatchdogLocked has the transport closed when the time for the closing handshake

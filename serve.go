@@ -96,6 +96,7 @@ func (c *Conn) beginServe(by *service, interval time.Duration) error {
 // errRest, to call serveAll again when there is input.
 func (c *Conn) serveAll(h Handler) (err error) {
 	defer func() {
+		c.t.then = nil
 		if err != errRest {
 			c.endServe(h, err)
 		}
@@ -106,7 +107,7 @@ func (c *Conn) serveAll(h Handler) (err error) {
 		}
 		c.opened()
 	}
-	for {
+	for n := 1; ; n++ {
 		var buf messageBuffer
 		t, p, err := c.nextMessage(&buf)
 		if err != nil {
@@ -116,7 +117,70 @@ func (c *Conn) serveAll(h Handler) (err error) {
 			h.OnMessage(c, t, p)
 		}
 		buf.free()
+		if n == busyAfter && h.OnMessage != nil && c.canServeInside() {
+			c.t.then = func() bool { return c.serveInside(h.OnMessage) }
+		}
 	}
+}
+
+// busyAfter is how many messages a connection gets, without a rest, before it is served within its
+// reads: a peer that may have ended its output is found at once by another read, but else only when
+// the connection comes to rest.
+const busyAfter = 16
+
+// canServeInside reports whether c can be served within its reads. Close of a socket waits for these.
+// So nobody else may have the socket, as the function that handles a message might close it: it has
+// to come from net/http. And the connection has to rest sometimes.
+func (c *Conn) canServeInside() bool { return c.canRest() && c.serve.service().http != nil }
+
+// serveInside calls a function for each message in the input, within the call of the transport that
+// has read it. It reports whether nothing is left, and the peer has got what it may be waiting for:
+// then that call goes on, and saves a read that would find nothing. Otherwise it returns, and what
+// is left is dealt with as ever.
+func (c *Conn) serveInside(onMessage func(*Conn, MessageType, []byte)) (used bool) {
+	for c.t.buffered() > 0 {
+		t, p, ok := c.enterInside()
+		if !ok {
+			return false
+		}
+		onMessage(c, t, slices.Clip(p))
+		c.leaveInside()
+	}
+	if c.endedInside() != nil || !c.read.between() {
+		return false
+	}
+	c.settle()
+	return true
+}
+
+// enterInside takes the next message, unless there is none, or nothing is to be read any more, and
+// gives the turn up.
+func (c *Conn) enterInside() (t MessageType, p []byte, ok bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.end.readable() != nil || c.end.isShut() {
+		return 0, nil, false
+	}
+	if t, p, ok = c.takeMessage(); ok {
+		c.turn = turnFree
+		c.serve.setInside(true)
+	}
+	return t, p, ok
+}
+
+// leaveInside takes the turn again.
+func (c *Conn) leaveInside() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.turn = turnServe
+	c.serve.setInside(false)
+}
+
+// endedInside returns the error of reads that have ended meanwhile.
+func (c *Conn) endedInside() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.end.readable()
 }
 
 // opened lets the broadcasts out that came while OnOpen ran.
@@ -146,6 +210,7 @@ func (c *Conn) endServe(h Handler, err error) {
 		c.mu.Unlock()
 	}()
 	c.mu.Lock()
+	c.serve.setInside(false)
 	c.serve.enter(stageParting)
 	c.startWatchdogLocked() // OnClose may write to a peer that does not read
 	c.mu.Unlock()

@@ -26,7 +26,8 @@ const (
 type transport struct {
 	raw   syscall.RawConn // of a socket on which reads can wait without a buffer, or nil
 	try   func(fd uintptr) bool
-	in    []byte // in[r:w] is input that has not been decoded
+	then  func() (used bool) // deals with what try has read, or nil
+	in    []byte             // in[r:w] is input that has not been decoded
 	r, w  int
 	held  error          // for the next read: it came with the last bytes, or from try
 	now   *atomic.Uint32 // of the clock that looks at this, or nil
@@ -171,25 +172,40 @@ func readSome(r io.Reader, p []byte) (n int, err error) {
 // tryRead is what raw.Read calls whenever there may be input, until it reports
 // true. When there is none it gives the buffer back, so that none is held while
 // raw.Read waits.
+//
+// A read that does not fill the buffer has found all there was. If then has used that, no other
+// read is needed to see that there is no more: raw.Read waits for what has come since raw.Read was
+// called, or comes now. But an end may have come with the last bytes, which is no news any more.
+// A peer that is gone answers what was written to it by a reset, which is, so only if nothing was
+// written the next read is made.
 func (t *transport) tryRead(fd uintptr) bool {
-	t.makeRoom(inputSize)
-	n, err := callFD(syscall.Read, fd, t.in[t.w:])
-	for err == syscall.EINTR {
-		n, err = callFD(syscall.Read, fd, t.in[t.w:])
-	}
-	switch {
-	case wouldBlock(err):
-		t.release()
-		return false
-	case err != nil:
-		t.held = t.opError("read", err)
-	case n == 0:
-		t.held = io.EOF
-	default:
+	for {
+		t.makeRoom(inputSize)
+		n, err := callFD(syscall.Read, fd, t.in[t.w:])
+		switch {
+		case err == syscall.EINTR:
+			continue
+		case wouldBlock(err):
+			t.release()
+			return false
+		case err != nil:
+			t.held = t.opError("read", err)
+			return true
+		case n == 0:
+			t.held = io.EOF
+			return true
+		}
 		t.w += n
 		t.hear()
+		taken := t.taken.Load()
+		if t.then == nil || t.w == len(t.in) || !t.then() {
+			return true
+		}
+		if t.taken.Load() != taken {
+			t.release()
+			return false
+		}
 	}
-	return true
 }
 
 // makeRoom makes in a buffer with space behind w, of size bytes unless the input needs more.
@@ -405,12 +421,17 @@ func (t *transport) opError(op string, err error) error {
 // close closes rw. It is called once.
 func (t *transport) close() error { return t.rw.(io.Closer).Close() }
 
+// endOutput ends the output, and reports whether that can be done.
+func (t *transport) endOutput() bool {
+	half, ok := t.rw.(interface{ CloseWrite() error })
+	return ok && half.CloseWrite() == nil
+}
+
 // linger waits for the peer to close the stream: if this side did it while
 // there is input that has not been read, a TCP connection would be reset, and the
 // peer might lose what was sent last.
 func (t *transport) linger() {
-	half, ok := t.rw.(interface{ CloseWrite() error })
-	if !ok || half.CloseWrite() != nil {
+	if !t.endOutput() {
 		return
 	}
 	t.makeRoom(heldInputSize)

@@ -94,7 +94,9 @@ func (c *Conn) expectMore() {
 func (c *Conn) fill(p []byte) (n int, err error) {
 	err = errPanic // unless the transport returns
 	defer func() {
-		if err == errPanic && c.turn != turnCloser { // whose turn endClose gives up
+		// Not the turn of turnCloser, which endClose gives up, nor if it was a function of a
+		// Handler that did not return.
+		if err == errPanic && c.turn != turnCloser && c.turn != turnFree {
 			c.release(err)
 		}
 	}()

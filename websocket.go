@@ -451,6 +451,7 @@ type serving struct {
 	pinged bool          // a ping waits for something to come
 	mute   bool          // no ping is to be sent, and no progress expected
 	nudged bool          // the wait for input is to end, as the connection is to rest
+	inside bool          // a function of a Handler runs within a read
 	slot   atomic.Int32  // in Server.conns; set while Server.mu is held
 	left   atomic.Uint32 // how often it may yet rest
 
@@ -526,6 +527,11 @@ func (s *serving) rests() bool {
 	n := s.left.Load()
 	return n > 0 && s.left.CompareAndSwap(n, n-1)
 }
+
+// setInside notes that a function of a Handler is called within a read, or has returned, and
+// isInside reports which.
+func (s *serving) setInside(on bool) { s.inside = on }
+func (s *serving) isInside() bool    { return s.inside }
 
 // nudge notes that the wait for input is to end for a rest.
 func (s *serving) nudge() { s.nudged = true }
