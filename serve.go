@@ -25,6 +25,9 @@ type Handler struct {
 	// that waits for a pong takes this side for dead, after 20 to 40 seconds as a rule. So
 	// work that may take more than a few seconds belongs in a goroutine, which may write to
 	// the connection, with a bound on how much of it there is at once. The example does that.
+	//
+	// Close of the net.Conn below, should a ConnContext have kept it, may wait for OnMessage to
+	// return. CloseNow does not.
 	OnMessage func(*Conn, MessageType, []byte)
 
 	// OnClose is called last, once, when nothing more can come from the
