@@ -189,10 +189,12 @@ func (c *Conn) enqueue(frame, p []byte, limit int, now bool) bool {
 	case c.end.writable() != nil || c.serve.isParting():
 		return false
 	case c.write.waiting(c.t.takenNow())+len(frame) > limit:
-		c.startCloseLocked(&CloseError{Code: ClosePolicyViolation, Reason: "too many messages wait to be read", by: byUs})
+		c.startCloseLocked(&CloseError{Code: ClosePolicyViolation, Reason: "too many messages wait to be read", by: byUs, err: errSlow})
 		c.limitReadLocked(time.Unix(1, 0)) // Serve waits for input; this ends the wait
 		return false
-	case now && c.t.isSocket() && c.write.isEmpty():
+	}
+	c.countSentLocked(frame[0]|finBit, len(p)) // a frame of hixie-76 has no FIN
+	if now && c.t.isSocket() && c.write.isEmpty() {
 		c.drainLocked(c.write.takeFrame(frame, p), impatient)
 		return false
 	}

@@ -21,6 +21,11 @@ var (
 	errStale      = error(&callError{"use of a reader or writer after the end of its message", os.ErrClosed})
 	errRest       = fmt.Errorf("websocket: at rest: %w", os.ErrDeadlineExceeded)
 	errPanic      = errors.New("websocket: the transport has panicked")
+
+	errSilent   = fmt.Errorf("websocket: the peer does not answer: %w", os.ErrDeadlineExceeded)
+	errStalled  = fmt.Errorf("websocket: the peer does not read: %w", os.ErrDeadlineExceeded)
+	errUnclosed = fmt.Errorf("websocket: a message that NextWriter began is not closed: %w", os.ErrDeadlineExceeded)
+	errSlow     = errors.New("websocket: too many messages wait to be read")
 )
 
 // A callError is the error of a call that is wrong, or comes at the wrong time. It is an error of

@@ -378,8 +378,8 @@ func (e *CloseError) Error() string {
 	return s
 }
 
-// Unwrap returns the error of the transport that has ended the connection, or nil if there
-// was none.
+// Unwrap returns the error behind e, such as that of the transport that has ended the connection,
+// or nil if there is none.
 func (e *CloseError) Unwrap() error {
 	if e.err == io.EOF {
 		return io.ErrUnexpectedEOF // as it was no orderly end

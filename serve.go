@@ -236,6 +236,7 @@ func (c *Conn) nextMessage(buf *messageBuffer) (t MessageType, p []byte, err err
 			return 0, nil, err
 		}
 		if t, p, ok := c.takeMessage(); ok {
+			c.serve.count(inward, 1, len(p))
 			c.mu.Unlock()
 			return t, slices.Clip(p), nil
 		}
@@ -249,8 +250,20 @@ func (c *Conn) nextMessage(buf *messageBuffer) (t MessageType, p []byte, err err
 	case err == nil && !ok:
 		t, p, err = c.appendMessage(nil, buf)
 	}
-	err = c.release(err)
+	c.endRead(err)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err = c.releaseLocked(err); err == nil {
+		c.serve.count(inward, 1, len(p))
+	}
 	return t, slices.Clip(p), err
+}
+
+// counted returns what has gone over c and is not in the ledger, and how reads have ended.
+func (c *Conn) counted() (traffic, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.serve.counted(), c.end.readable()
 }
 
 // place returns where its clock has c.

@@ -10,6 +10,7 @@ import (
 	"log"
 	"net/http"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -56,6 +57,7 @@ type Server struct {
 
 	clock   clock  // looks after the connections
 	resting idlers // those that have no goroutine
+	ledger  ledger // counts what they do
 
 	common atomic.Pointer[service] // with Handler
 }
@@ -66,7 +68,7 @@ func (s *Server) service(h *Handler, server *http.Server) *service {
 	if by := s.common.Load(); h == &s.Handler && by != nil && by.http == server {
 		return by
 	}
-	by := &service{clock: &s.clock, resting: &s.resting, http: server}
+	by := &service{clock: &s.clock, resting: &s.resting, ledger: &s.ledger, http: server}
 	by.serve = func(c *Conn) { s.serve(c, h, server) }
 	if h == &s.Handler {
 		s.common.Store(by)
@@ -92,7 +94,9 @@ func (s *Server) ServeHTTPWith(w http.ResponseWriter, r *http.Request, h Handler
 
 func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request, h *Handler) {
 	if !s.begin() {
-		refuse(w, r, &HandshakeError{Status: http.StatusServiceUnavailable, Reason: "the server is shutting down"})
+		e := &HandshakeError{Status: http.StatusServiceUnavailable, Reason: "the server is shutting down"}
+		s.ledger.refuse(e.Status)
+		refuse(w, r, e)
 		return
 	}
 	var c *Conn
@@ -115,8 +119,11 @@ func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request, h *Handler) {
 		s.add(c)
 	})
 	if err != nil {
-		if e, ok := errors.AsType[*HandshakeError](err); ok && e.Status >= 500 && e.err != nil {
-			logf(server, "%v", e)
+		if e, ok := errors.AsType[*HandshakeError](err); ok {
+			s.ledger.refuse(e.Status)
+			if e.Status >= 500 && e.err != nil {
+				logf(server, "%v", e)
+			}
 		}
 		return
 	}
@@ -201,6 +208,7 @@ func (s *Server) add(c *Conn) {
 	defer s.mu.Unlock()
 	c.serve.setSlot(len(s.conns))
 	s.conns = append(s.conns, c)
+	s.ledger.accept()
 	if s.down != nil {
 		c.startClose(new(*s.down))
 	}
@@ -215,6 +223,8 @@ func (s *Server) end(c *Conn) {
 		s.conns[slot].serve.setSlot(slot)
 		s.conns[last] = nil
 		s.conns = s.conns[:last]
+		t, err := c.counted()
+		s.ledger.end(err, t)
 	}
 	if s.active--; s.active == 0 && s.ended != nil {
 		close(s.ended)
@@ -257,6 +267,27 @@ func (s *Server) NumConns() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return len(s.conns)
+}
+
+// Stats returns what s has counted so far, as of some moment during the call, which differs from
+// connection to connection; but Conns, Accepted, Refused and Closed are of the same one. It counts
+// always, and costs no messages any time: Stats asks each connection when it is called, so that a
+// call takes some milliseconds if there are very many. [expvar.Func] shows the figures to others.
+func (s *Server) Stats() Stats {
+	for {
+		s.mu.Lock()
+		total, carried := s.ledger.stats()
+		conns := slices.Clone(s.conns)
+		s.mu.Unlock()
+		total.Conns = len(conns)
+		for _, c := range conns { // one that ends meanwhile keeps what it has counted
+			t, _ := c.counted()
+			total.addTraffic(t)
+		}
+		if !s.ledger.hasCarried(carried) {
+			return total
+		}
+	}
 }
 
 // Shutdown closes all connections with CloseGoingAway, and waits until the last has ended and its

@@ -51,16 +51,25 @@ func (c *Conn) waitMethodLocked() {
 // becomes the error of all later reads. release returns the first such error, which may come
 // from Close in another goroutine.
 func (c *Conn) release(err error) error {
-	final := err != nil && !isTimeout(err)
-	if final {
+	c.endRead(err)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.releaseLocked(err)
+}
+
+// endRead does what release does without mu, and releaseLocked the rest.
+func (c *Conn) endRead(err error) {
+	if isFinal(err) {
 		c.t.release()
 		c.read.take()
 	}
 	c.expectMore()
-	c.mu.Lock()
-	defer c.mu.Unlock()
+}
+
+func (c *Conn) releaseLocked(err error) error {
+	c.mu.assertLocked()
 	c.turn = turnFree
-	if final {
+	if isFinal(err) {
 		c.stopReadsLocked(err)
 	}
 	if c.end.readable() != nil {
@@ -69,6 +78,8 @@ func (c *Conn) release(err error) error {
 	c.cond.Broadcast()
 	return cmp.Or(c.end.readable(), err)
 }
+
+func isFinal(err error) bool { return err != nil && !isTimeout(err) }
 
 // stopReadsLocked sets the error of all later reads, if there is none yet.
 func (c *Conn) stopReadsLocked(err error) {

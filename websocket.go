@@ -103,11 +103,9 @@ package websocket
 
 import (
 	"cmp"
-	"fmt"
 	"io"
 	"net"
 	"net/http"
-	"os"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -436,6 +434,7 @@ func (t *timers) stop() {
 type service struct {
 	clock   *clock       // looks after them
 	resting *idlers      // those that have no goroutine
+	ledger  *ledger      // counts what they do
 	serve   func(*Conn)  // goes on with one that has rested
 	http    *http.Server // whose log is used, or nil
 }
@@ -463,6 +462,8 @@ type serving struct {
 	quiet uint32   // tick at which something came, or a ping was sent
 	still uint32   // tick at which something was sent, or an interval without that ended
 	stuck uint32   // tick of the look that saw progress last, or no need of it
+
+	traffic traffic // that is not in the ledger
 }
 
 // A stage says what Serve is doing.
@@ -512,6 +513,16 @@ func (s *serving) expects() bool { return s.clock != nil && !s.mute }
 
 // service returns what serves the connection for a Server, or nil.
 func (s *serving) service() *service { return s.by }
+
+// count notes messages, for a Server: size bytes of payload, which end as many messages.
+func (s *serving) count(w way, messages uint32, size int) {
+	if s.by != nil && !s.traffic.add(w, messages, size) {
+		s.by.ledger.carry(&s.traffic, w, messages, size)
+	}
+}
+
+// counted returns what the ledger has not counted.
+func (s *serving) counted() traffic { return s.traffic }
 
 // napping returns where the connection has its place among those that rest.
 func (s *serving) napping() *nap { return &s.nap }
@@ -586,9 +597,3 @@ func (s *serving) judge(v view) (ping bool, due uint32, err error) {
 	}
 	return ping, v.now + ticks - uint32(max(0, int32(v.now-s.quiet), int32(v.now-s.still))), nil
 }
-
-var (
-	errSilent   = fmt.Errorf("websocket: the peer does not answer: %w", os.ErrDeadlineExceeded)
-	errStalled  = fmt.Errorf("websocket: the peer does not read: %w", os.ErrDeadlineExceeded)
-	errUnclosed = fmt.Errorf("websocket: a message that NextWriter began is not closed: %w", os.ErrDeadlineExceeded)
-)

@@ -43,7 +43,7 @@ func (c *Conn) WriteMessage(t MessageType, p []byte) error {
 	if c.write.compresses(p) {
 		return c.writeCompressedLocked(t, p)
 	}
-	return c.putLocked(finBit|byte(t), p, nil)
+	return c.putLocked(finBit|byte(t), p, len(p), nil)
 }
 
 // Write sends p as one binary message, or for hixie-76 as a text message. So do [fmt.Fprintf] and
@@ -112,7 +112,7 @@ func (w *messageWriter) Write(p []byte) (int, error) {
 		}
 		c.write.remember(p)
 	}
-	return written(len(p), c.putLocked(opcode, fragment, m))
+	return written(len(p), c.putLocked(opcode, fragment, len(p), m))
 }
 
 // written returns what a Write of n bytes returns if sending them has returned err.
@@ -146,7 +146,7 @@ func (w *messageWriter) Close() error {
 		return err
 	}
 	c.write.end()
-	return c.putLocked(opcode, last, nil)
+	return c.putLocked(opcode, last, 0, nil)
 }
 
 // beginWriteLocked waits until a message can begin, and then reports what keeps c from sending one
@@ -220,16 +220,17 @@ func (c *Conn) wake() {
 }
 
 // putLocked sends a data frame of which first is the first byte, and m the open message if it
-// is a part of that.
-func (c *Conn) putLocked(first byte, p []byte, m *outgoing) error {
+// is a part of that. Its payload, before it was compressed, had size bytes.
+func (c *Conn) putLocked(first byte, p []byte, size int, m *outgoing) error {
 	c.mu.assertLocked()
 	if len(p) >= batchSize || len(p) >= directSize && c.t.isSocket() && c.write.isPlain() {
-		return c.putLargeLocked(first, p, m)
+		return c.putLargeLocked(first, p, size, m)
 	}
 	if err := c.end.writable(); err != nil {
 		return err
 	}
 	c.write.put(first, p)
+	c.countSentLocked(first, size)
 	c.write.unqueue(true)
 	if c.turn != turnFree {
 		c.write.crowd()
@@ -247,7 +248,7 @@ func (c *Conn) putLocked(first byte, p []byte, m *outgoing) error {
 
 // putLargeLocked is putLocked for a large payload. It is written from p itself, or piece by
 // piece if it has to be masked or delimited.
-func (c *Conn) putLargeLocked(first byte, p []byte, m *outgoing) error {
+func (c *Conn) putLargeLocked(first byte, p []byte, size int, m *outgoing) error {
 	c.mu.assertLocked()
 	for {
 		err := c.end.writable()
@@ -261,6 +262,7 @@ func (c *Conn) putLargeLocked(first byte, p []byte, m *outgoing) error {
 		case !c.write.isSmall():
 			err = c.drainLocked(c.write.take(), callers)
 		default:
+			c.countSentLocked(first, size)
 			err = c.drainLocked(c.write.takeLarge(first, p), callers)
 			switch {
 			case c.end.failed() != nil:
@@ -276,9 +278,16 @@ func (c *Conn) putLargeLocked(first byte, p []byte, m *outgoing) error {
 			return errUnsent
 		default: // a part of a message that has begun
 			c.write.put(first, p)
+			c.countSentLocked(first, size)
 			return c.stickLocked()
 		}
 	}
+}
+
+// countSentLocked counts a data frame, which ends a message if it has FIN.
+func (c *Conn) countSentLocked(first byte, size int) {
+	c.mu.assertLocked()
+	c.serve.count(outward, uint32(first/finBit), size)
 }
 
 // writeCompressedLocked sends a message, compressed if that makes it shorter. mu is not held
@@ -302,7 +311,7 @@ func (c *Conn) writeCompressedLocked(t MessageType, p []byte) error {
 		if err := c.beginWriteLocked(t); err != nil {
 			return err
 		}
-		return c.putLocked(finBit|rsv|byte(t), message, nil)
+		return c.putLocked(finBit|rsv|byte(t), message, len(p), nil)
 	}
 	if rsv != 0 {
 		c.write.remember(p)
@@ -310,9 +319,9 @@ func (c *Conn) writeCompressedLocked(t MessageType, p []byte) error {
 	if len(message) < directSize { // it is put behind the others at once
 		c.write.end()
 		c.cond.Broadcast()
-		return c.putLocked(finBit|rsv|byte(t), message, nil)
+		return c.putLocked(finBit|rsv|byte(t), message, len(p), nil)
 	}
-	err = c.putLocked(finBit|rsv|byte(t), message, compressing)
+	err = c.putLocked(finBit|rsv|byte(t), message, len(p), compressing)
 	c.write.end()
 	if c.write.unqueue(c.end.writable() == nil) {
 		c.writeLaterLocked(0)

@@ -30,8 +30,8 @@ type writer struct {
 	done     uint64  // number of the last one that has been written
 	sending  int     // bytes of the batch that is being written, apart from a tail
 	controls int32   // bytes of control frames in the list
-	stuck    uint64  // number of the last one that a caller has not waited for
 	blocked  int32   // goroutines that wait for open
+	stuck    uint64  // number of the last one that a caller has not waited for
 }
 
 // A lateness says what has become of a wish to have the output written later.

@@ -1,0 +1,176 @@
+// What a Server counts: totals, and for each connection a little that is not in them yet. It is
+// state only.
+
+package websocket
+
+import (
+	"maps"
+	"math"
+	"sync"
+)
+
+// Stats is what a [Server] has counted so far; [Server.Stats] returns it. Apart from Conns no figure
+// ever becomes less. As JSON the fields have their names, and the keys of the maps are numbers.
+type Stats struct {
+	// Conns is how many connections the Server has, as NumConns returns it. Accepted is how many
+	// it has had, with these: clients that ServeHTTP and ServeHTTPWith have accepted, also if the
+	// response did not reach them, and what Adopt took. It is the sum of Conns and of all Closed.
+	Conns    int
+	Accepted uint64
+
+	// Refused counts the opening handshakes that ServeHTTP and ServeHTTPWith have refused, by the
+	// status of the response, which is that of the HandshakeError:
+	//
+	//	400  the request is not a valid handshake
+	//	403  pages of its origin may not connect
+	//	405  the method is not GET
+	//	408  a client of hixie-76 took too long
+	//	426  another version of the protocol, or a request for no WebSocket
+	//	500  the options are not valid, or the connection could not be taken over
+	//	501  something in front of the Server keeps it from taking the connection over
+	//	503  the Server shuts down
+	//	505  the HTTP version is not 1.1
+	//
+	// A client that a program turns away itself, before it calls a Server, is not among them.
+	Refused map[int]uint64
+
+	// Closed counts the connections that have ended, once their OnClose has returned, by the code
+	// with which they were closed, by whichever side, or failed as the client broke a rule.
+	// CloseAbnormal counts those that ended without a closing handshake: the transport has failed
+	// or ended, the client did not answer a ping or did not read, or CloseNow was called.
+	Closed map[CloseCode]uint64
+
+	// The messages that have come whole and are for OnMessage, and those that were given to a
+	// connection to be sent, be it by Broadcast once for each client. If the connection ends then,
+	// not all of these leave. Bytes are those of their payloads, without the headers of frames
+	// and before they are compressed, or when they are inflated. Of a message from NextWriter the
+	// bytes count as they are written, and the message when it is closed. Control frames and
+	// handshakes are not counted.
+	MessagesReceived, BytesReceived uint64
+	MessagesSent, BytesSent         uint64
+
+	// Slow counts the connections that have ended because the client read too slowly: more than
+	// Options.MaxQueue bytes of broadcasts waited for it, or it took nothing of what was written
+	// for as long as Options.PingInterval says.
+	Slow uint64
+
+	// PingsLost counts the connections that have ended because nothing came for PingInterval
+	// after a ping.
+	PingsLost uint64
+}
+
+// A way is a direction of messages.
+type way int
+
+const (
+	inward way = iota
+	outward
+)
+
+// A traffic is what has gone over a connection each way, as far as there is room: it takes little
+// memory. The lock of the Conn guards it.
+type traffic [2]struct{ messages, bytes uint32 }
+
+// add counts messages, and bytes of their payloads, if there is room.
+func (t *traffic) add(w way, messages uint32, size int) bool {
+	n := &t[w]
+	bytes := uint64(n.bytes) + uint64(size)
+	if bytes > math.MaxUint32 || n.messages == math.MaxUint32 {
+		return false
+	}
+	n.messages += messages
+	n.bytes = uint32(bytes)
+	return true
+}
+
+// addTraffic adds what t has counted.
+func (s *Stats) addTraffic(t traffic) {
+	s.addMessages(inward, uint64(t[inward].messages), uint64(t[inward].bytes))
+	s.addMessages(outward, uint64(t[outward].messages), uint64(t[outward].bytes))
+}
+
+func (s *Stats) addMessages(w way, messages, size uint64) {
+	if w == inward {
+		s.MessagesReceived += messages
+		s.BytesReceived += size
+	} else {
+		s.MessagesSent += messages
+		s.BytesSent += size
+	}
+}
+
+// A ledger has what a Server has counted, apart from what has gone over the connections that it has
+// now: that is in the traffic of each, so that they share nothing that changes with every message.
+// Its lock is taken last.
+type ledger struct {
+	mu      sync.Mutex
+	past    Stats
+	carried uint64 // how often a traffic had no room
+}
+
+// accept notes a connection, and refuse a handshake that got a status.
+func (l *ledger) accept() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.past.Accepted++
+}
+
+func (l *ledger) refuse(status int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	count(&l.past.Refused, status)
+}
+
+// end notes that a connection has ended with err, and what has gone over it.
+func (l *ledger) end(err error, t traffic) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	code := CloseAbnormal
+	e, closed := err.(*CloseError)
+	if closed {
+		code = e.Code
+	}
+	count(&l.past.Closed, code)
+	switch {
+	case err == errSilent:
+		l.past.PingsLost++
+	case err == errStalled, closed && e.err == errSlow:
+		l.past.Slow++
+	}
+	l.past.addTraffic(t)
+}
+
+func count[K comparable](m *map[K]uint64, key K) {
+	if *m == nil {
+		*m = make(map[K]uint64)
+	}
+	(*m)[key]++
+}
+
+// carry empties t, and counts what there was no room for.
+func (l *ledger) carry(t *traffic, w way, messages uint32, size int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.past.addTraffic(*t)
+	l.past.addMessages(w, uint64(messages), uint64(size))
+	*t = traffic{}
+	l.carried++
+}
+
+// stats returns a copy of what l has, and a number that changes when a traffic is emptied.
+func (l *ledger) stats() (s Stats, carried uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s = l.past
+	s.Refused, s.Closed = make(map[int]uint64), make(map[CloseCode]uint64)
+	maps.Copy(s.Refused, l.past.Refused)
+	maps.Copy(s.Closed, l.past.Closed)
+	return s, l.carried
+}
+
+// hasCarried reports whether that number has changed.
+func (l *ledger) hasCarried(since uint64) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.carried != since
+}
