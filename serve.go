@@ -252,10 +252,10 @@ func (c *Conn) nextMessage(buf *messageBuffer) (t MessageType, p []byte, err err
 	}
 	c.endRead(err)
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	if err = c.releaseLocked(err); err == nil {
 		c.serve.count(inward, 1, len(p))
 	}
+	c.mu.Unlock()
 	return t, slices.Clip(p), err
 }
 

@@ -155,7 +155,7 @@ func (s *Server) Adopt(c *Conn, h Handler) error {
 	}
 	by := s.service(&h, nil)
 	if err := c.beginServe(by, cmp.Or(s.PingInterval, pingInterval)); err != nil {
-		s.end(c)
+		s.end(nil) // c may be served, even by s
 		return err
 	}
 	s.add(c)

@@ -102,3 +102,24 @@ func TestAdoptClient(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A second Adopt of a connection is refused, and takes nothing from the first.
+func TestAdoptTwice(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := new(Server)
+		c, client := pipe(t, nil)
+		if err := s.Adopt(c, Handler{}); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Adopt(c, Handler{}); err != errServed {
+			t.Error("the second Adopt returned", err)
+		}
+		if n := s.NumConns(); n != 1 {
+			t.Errorf("%d connections, want 1", n)
+		}
+		client.CloseNow()
+		if err := s.Shutdown(t.Context()); err != nil {
+			t.Error(err)
+		}
+	})
+}

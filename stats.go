@@ -5,7 +5,6 @@ package websocket
 
 import (
 	"maps"
-	"math"
 	"sync"
 )
 
@@ -67,36 +66,28 @@ const (
 	outward
 )
 
-// A traffic is what has gone over a connection each way, as far as there is room: it takes little
-// memory. The lock of the Conn guards it.
-type traffic [2]struct{ messages, bytes uint32 }
+// A traffic is what has gone over a connection each way, in little memory and quick to add to: bytes
+// of payload, and from messageShift on, messages. The lock of the Conn guards it.
+type traffic [2]uint64
 
-// add counts messages, and bytes of their payloads, if there is room.
-func (t *traffic) add(w way, messages uint32, size int) bool {
-	n := &t[w]
-	bytes := uint64(n.bytes) + uint64(size)
-	if bytes > math.MaxUint32 || n.messages == math.MaxUint32 {
-		return false
-	}
-	n.messages += messages
-	n.bytes = uint32(bytes)
-	return true
+const (
+	messageShift = 40
+	fullBits     = 1<<63 | 1<<(messageShift-1) // tell that there is not much more room
+)
+
+// add counts messages, and bytes of their payloads. It reports whether t is to be emptied.
+func (t *traffic) add(w way, messages uint64, size int) (full bool) {
+	t[w] += messages<<messageShift + uint64(size)
+	return t[w]&fullBits != 0
 }
 
 // addTraffic adds what t has counted.
 func (s *Stats) addTraffic(t traffic) {
-	s.addMessages(inward, uint64(t[inward].messages), uint64(t[inward].bytes))
-	s.addMessages(outward, uint64(t[outward].messages), uint64(t[outward].bytes))
-}
-
-func (s *Stats) addMessages(w way, messages, size uint64) {
-	if w == inward {
-		s.MessagesReceived += messages
-		s.BytesReceived += size
-	} else {
-		s.MessagesSent += messages
-		s.BytesSent += size
-	}
+	const bytes = 1<<messageShift - 1
+	s.MessagesReceived += t[inward] >> messageShift
+	s.BytesReceived += t[inward] & bytes
+	s.MessagesSent += t[outward] >> messageShift
+	s.BytesSent += t[outward] & bytes
 }
 
 // A ledger has what a Server has counted, apart from what has gone over the connections that it has
@@ -105,7 +96,7 @@ func (s *Stats) addMessages(w way, messages, size uint64) {
 type ledger struct {
 	mu      sync.Mutex
 	past    Stats
-	carried uint64 // how often a traffic had no room
+	carried uint64 // how often a traffic was emptied
 }
 
 // accept notes a connection, and refuse a handshake that got a status.
@@ -147,12 +138,11 @@ func count[K comparable](m *map[K]uint64, key K) {
 	(*m)[key]++
 }
 
-// carry empties t, and counts what there was no room for.
-func (l *ledger) carry(t *traffic, w way, messages uint32, size int) {
+// carry empties t.
+func (l *ledger) carry(t *traffic) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.past.addTraffic(*t)
-	l.past.addMessages(w, uint64(messages), uint64(size))
 	*t = traffic{}
 	l.carried++
 }

@@ -479,8 +479,8 @@ const (
 	stageServed
 )
 
-// begin notes that Serve is called, or a Server serves the connection.
-func (s *serving) begin(by *service) { s.stage, s.by = stageOpening, by }
+// begin notes that Serve is called, or a Server serves the connection, and counts from now on.
+func (s *serving) begin(by *service) { s.stage, s.by, s.traffic = stageOpening, by, traffic{} }
 
 // enter notes the next stage.
 func (s *serving) enter(next stage) { s.stage = next }
@@ -514,10 +514,10 @@ func (s *serving) expects() bool { return s.clock != nil && !s.mute }
 // service returns what serves the connection for a Server, or nil.
 func (s *serving) service() *service { return s.by }
 
-// count notes messages, for a Server: size bytes of payload, which end as many messages.
-func (s *serving) count(w way, messages uint32, size int) {
-	if s.by != nil && !s.traffic.add(w, messages, size) {
-		s.by.ledger.carry(&s.traffic, w, messages, size)
+// count notes bytes of payload, which end as many messages.
+func (s *serving) count(w way, messages uint64, size int) {
+	if s.traffic.add(w, messages, size) && s.by != nil {
+		s.by.ledger.carry(&s.traffic)
 	}
 }
 

@@ -287,7 +287,7 @@ func (c *Conn) putLargeLocked(first byte, p []byte, size int, m *outgoing) error
 // countSentLocked counts a data frame, which ends a message if it has FIN.
 func (c *Conn) countSentLocked(first byte, size int) {
 	c.mu.assertLocked()
-	c.serve.count(outward, uint32(first/finBit), size)
+	c.serve.count(outward, uint64(first/finBit), size)
 }
 
 // writeCompressedLocked sends a message, compressed if that makes it shorter. mu is not held
