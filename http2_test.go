@@ -448,6 +448,10 @@ func testHTTP2Server(t *testing.T, certs []tls.Certificate) {
 	} else {
 		s.Close()
 	}
+	checkStats(t, s, Stats{
+		Accepted: 3, Refused: map[int]uint64{503: 1}, Closed: map[CloseCode]uint64{CloseGoingAway: 3},
+		MessagesReceived: 3, BytesReceived: 3, MessagesSent: 6, BytesSent: 12,
+	})
 }
 
 // A client of another version learns which one is spoken (RFC 6455, section 4.4), over
