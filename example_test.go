@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"expvar"
 	"fmt"
 	"io"
 	"log"
@@ -596,6 +597,15 @@ func ExampleServer_Send() {
 	// Output:
 	// hello, /tea <nil>
 	// hello, /coffee <nil>
+}
+
+// Figures for those who look after a server.
+func ExampleServer_Stats() {
+	chat := &websocket.Server{}
+	figures := expvar.Func(func() any { return chat.Stats() })
+	// expvar.Publish("chat", figures) shows them at /debug/vars of http.DefaultServeMux.
+	fmt.Println(figures)
+	// Output: {"Conns":0,"Accepted":0,"Refused":{},"Closed":{},"MessagesReceived":0,"BytesReceived":0,"MessagesSent":0,"BytesSent":0,"Slow":0,"PingsLost":0}
 }
 
 // A handler that reads in a loop of its own.

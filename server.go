@@ -269,10 +269,10 @@ func (s *Server) NumConns() int {
 	return len(s.conns)
 }
 
-// Stats returns what s has counted so far, as of some moment during the call, which differs from
-// connection to connection; but Conns, Accepted, Refused and Closed are of the same one. It counts
-// always, and costs no messages any time: Stats asks each connection when it is called, so that a
-// call takes some milliseconds if there are very many. [expvar.Func] shows the figures to others.
+// Stats returns what s has counted so far. It counts always, and no message costs more for it than
+// a few additions: the connections share no counter, and Stats asks each of them. So a call takes
+// longer the more there are, and its figures of messages and bytes are not all of one moment; the
+// others are. An [expvar.Func] shows them, as in the example.
 func (s *Server) Stats() Stats {
 	for {
 		s.mu.Lock()

@@ -11,50 +11,55 @@ import (
 // Stats is what a [Server] has counted so far; [Server.Stats] returns it. Apart from Conns no figure
 // ever becomes less. As JSON the fields have their names, and the keys of the maps are numbers.
 type Stats struct {
-	// Conns is how many connections the Server has, as NumConns returns it. Accepted is how many
-	// it has had, with these: clients that ServeHTTP and ServeHTTPWith have accepted, also if the
-	// response did not reach them, and what Adopt took. It is the sum of Conns and of all Closed.
+	// Conns is how many connections the Server has, as NumConns returns it, and Accepted how many
+	// it has had, with these: clients that ServeHTTP and ServeHTTPWith have accepted, even if the
+	// response did not reach them, and what Adopt took. Accepted is the sum of Conns and of all
+	// Closed.
 	Conns    int
 	Accepted uint64
 
 	// Refused counts the opening handshakes that ServeHTTP and ServeHTTPWith have refused, by the
-	// status of the response, which is that of the HandshakeError:
+	// status of the response:
 	//
-	//	400  the request is not a valid handshake
+	//	400  the request is not valid
 	//	403  pages of its origin may not connect
 	//	405  the method is not GET
-	//	408  a client of hixie-76 took too long
-	//	426  another version of the protocol, or a request for no WebSocket
-	//	500  the options are not valid, or the connection could not be taken over
-	//	501  something in front of the Server keeps it from taking the connection over
+	//	408  the rest of the handshake of a hixie-76 client did not come in time
+	//	426  another version of the protocol, or a request that asks for no WebSocket
+	//	500  the Options are not valid, or the connection could not be taken over
+	//	501  a wrapped ResponseWriter or another protocol keeps it from being taken over
 	//	503  the Server shuts down
 	//	505  the HTTP version is not 1.1
 	//
-	// A client that a program turns away itself, before it calls a Server, is not among them.
+	// Clients that others turn away are not among them: net/http, a handler before it calls the
+	// Server, or a program that accepts its clients itself.
 	Refused map[int]uint64
 
 	// Closed counts the connections that have ended, once their OnClose has returned, by the code
-	// with which they were closed, by whichever side, or failed as the client broke a rule.
-	// CloseAbnormal counts those that ended without a closing handshake: the transport has failed
-	// or ended, the client did not answer a ping or did not read, or CloseNow was called.
+	// of the CloseError with which reads have ended: that of the side which closed first, or that
+	// with which the connection failed as the client broke a rule. CloseAbnormal counts those that
+	// ended without a closing handshake, also after CloseNow, or as the client did not answer a
+	// ping or took nothing.
 	Closed map[CloseCode]uint64
 
-	// The messages that have come whole and are for OnMessage, and those that were given to a
-	// connection to be sent, be it by Broadcast once for each client. If the connection ends then,
-	// not all of these leave. Bytes are those of their payloads, without the headers of frames
-	// and before they are compressed, or when they are inflated. Of a message from NextWriter the
-	// bytes count as they are written, and the message when it is closed. Control frames and
-	// handshakes are not counted.
+	// MessagesReceived counts the messages that have come whole and are for OnMessage, and
+	// BytesReceived their payloads, inflated. Control frames and handshakes are not counted, nor
+	// are the headers of frames.
 	MessagesReceived, BytesReceived uint64
-	MessagesSent, BytesSent         uint64
+
+	// MessagesSent and BytesSent are the same for messages that a connection was given to send,
+	// before they are compressed; a broadcast is one for each client. If the connection ends, not
+	// all of these leave. Of a message from NextWriter the bytes count as they are written, and the
+	// message when it is closed.
+	MessagesSent, BytesSent uint64
 
 	// Slow counts the connections that have ended because the client read too slowly: more than
-	// Options.MaxQueue bytes of broadcasts waited for it, or it took nothing of what was written
-	// for as long as Options.PingInterval says.
+	// Options.MaxQueue bytes of broadcasts would have waited for it, or it took nothing of what was
+	// written for as long as Options.PingInterval says.
 	Slow uint64
 
-	// PingsLost counts the connections that have ended because nothing came for PingInterval
-	// after a ping.
+	// PingsLost counts the connections that have ended because nothing came after a ping for as
+	// long as Options.PingInterval says.
 	PingsLost uint64
 }
 

@@ -11,6 +11,7 @@ import (
 	_ "embed"
 	"encoding/base64"
 	"errors"
+	"expvar"
 	"flag"
 	"fmt"
 	"io"
@@ -106,6 +107,7 @@ func main() {
 	addr := flag.String("addr", "localhost:12345", "the `address` to listen on")
 	cert := flag.String("cert", "", "serve TLS, with the certificate in this `file`")
 	key := flag.String("key", "", "the `file` with the key of the certificate")
+	debug := flag.String("debug", "", "the `address` for /debug/vars, which is not for everybody")
 	var origins []string
 	flag.Func("origin", "other `origins` whose pages may connect, such as https://*.example.com", func(s string) error {
 		origins = append(origins, strings.Split(s, ",")...)
@@ -126,13 +128,22 @@ func main() {
 		IdleTimeout:       time.Minute,
 		HTTP2:             &http.HTTP2Config{WriteByteTimeout: time.Minute}, // see websocket.Upgrade
 	}
-	failed := make(chan error, 1)
+	failed := make(chan error, 2)
 	if *cert != "" || *key != "" {
 		fmt.Printf("Listening on https://%s/\n", listener.Addr())
 		go func() { failed <- server.ServeTLS(listener, *cert, *key) }()
 	} else {
 		fmt.Printf("Listening on http://%s/\n", listener.Addr())
 		go func() { failed <- server.Serve(listener) }()
+	}
+	if *debug != "" {
+		expvar.Publish("chat", expvar.Func(func() any { return chat.Stats() }))
+		listener, err := net.Listen("tcp", *debug)
+		if err != nil {
+			log.Fatal(err)
+		}
+		fmt.Printf("Figures are at http://%s/debug/vars\n", listener.Addr())
+		go func() { failed <- http.Serve(listener, nil) }() // with http.DefaultServeMux, where expvar is
 	}
 	select {
 	case err := <-failed:

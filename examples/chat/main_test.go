@@ -1,12 +1,14 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -17,6 +19,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"runtime"
 	"strings"
 	"testing"
@@ -39,6 +42,7 @@ func TestMain(m *testing.M) {
 // A server is a chat server in a process of its own.
 type server struct {
 	cmd    *exec.Cmd
+	stdout *bufio.Reader
 	stderr *strings.Builder
 	url    string // with a slash at the end
 	addr   string
@@ -68,7 +72,8 @@ func start(t *testing.T, args ...string) *server {
 		s.cmd.Process.Kill()
 		s.cmd.Wait()
 	})
-	if _, err := fmt.Fscanf(stdout, "Listening on %s\n", &s.url); err != nil {
+	s.stdout = bufio.NewReader(stdout)
+	if _, err := fmt.Fscanf(s.stdout, "Listening on %s\n", &s.url); err != nil {
 		t.Fatalf("the server does not start: %v", err)
 	}
 	_, s.addr, _ = strings.Cut(strings.TrimSuffix(s.url, "/"), "://")
@@ -251,6 +256,43 @@ func TestOrigin(t *testing.T) {
 		if got != test.status {
 			t.Errorf("a page of %s got status %d, want %d", test.origin, got, test.status)
 		}
+	}
+}
+
+// TestFigures asks what the server has counted, which is not to be had where everybody may ask.
+func TestFigures(t *testing.T) {
+	s := start(t, "-debug", "127.0.0.1:0")
+	var url string
+	if _, err := fmt.Fscanf(s.stdout, "Figures are at %s\n", &url); err != nil {
+		t.Fatal(err)
+	}
+	alice := s.dial(t, "user_1")
+	alice.send(t, "hello")
+	alice.expect(t, "echo: hello")
+	if _, err := websocket.Dial(t.Context(), s.url+"chat", &websocket.Options{Header: http.Header{"Origin": {"https://evil.example"}}}); err == nil {
+		t.Error("another page was accepted")
+	}
+	if resp, _ := s.get(t, "debug/vars"); resp.StatusCode != http.StatusNotFound {
+		t.Errorf("everybody gets status %d", resp.StatusCode)
+	}
+	resp, err := http.Get(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	var vars struct{ Chat websocket.Stats }
+	if err := json.NewDecoder(resp.Body).Decode(&vars); err != nil {
+		t.Fatal(err)
+	}
+	want := websocket.Stats{
+		Conns: 1, Accepted: 1,
+		Refused:          map[int]uint64{http.StatusForbidden: 1},
+		Closed:           map[websocket.CloseCode]uint64{},
+		MessagesReceived: 1, BytesReceived: uint64(len("hello")),
+		MessagesSent: 2, BytesSent: uint64(len("welcome user_1") + len("echo: hello")),
+	}
+	if !reflect.DeepEqual(vars.Chat, want) {
+		t.Errorf("got  %+v\nwant %+v", vars.Chat, want)
 	}
 }
 
