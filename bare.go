@@ -97,3 +97,9 @@ func requestBare(r io.Reader) (*Request, error) {
 	})
 	return req, err
 }
+
+// writeFull writes p with one call of w.Write.
+func writeFull(w io.Writer, p []byte) error {
+	_, err := writeSome(w, p)
+	return err
+}

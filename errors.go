@@ -20,6 +20,7 @@ var (
 	errNoConn     = misuse("the *Conn is nil")
 	errStale      = error(&callError{"use of a reader or writer after the end of its message", os.ErrClosed})
 	errRest       = fmt.Errorf("websocket: at rest: %w", os.ErrDeadlineExceeded)
+	errEnded      = errors.New("websocket: reads have ended")
 	errPanic      = errors.New("websocket: the transport has panicked")
 
 	errSilent   = fmt.Errorf("websocket: the peer does not answer: %w", os.ErrDeadlineExceeded)

@@ -157,9 +157,7 @@ func (c *Conn) awaitMessage(rest bool) (t MessageType, p []byte, ok bool, err er
 			c.settle()
 			err = errRest
 		case idle:
-			if _, err = c.fill(nil); err == nil && c.t.then != nil { // here, where a wait needs little stack
-				err = c.endedInside()
-			}
+			_, err = c.fill(nil) // here, where a wait needs little stack
 		default:
 			if t, p, ok = c.takeMessage(); ok {
 				return t, p, true, nil

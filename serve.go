@@ -99,7 +99,7 @@ func (c *Conn) beginServe(by *service, interval time.Duration) error {
 // errRest, to call serveAll again when there is input.
 func (c *Conn) serveAll(h Handler) (err error) {
 	defer func() {
-		c.t.then = nil
+		c.t.setThen(nil)
 		if err != errRest {
 			c.endServe(h, err)
 		}
@@ -121,7 +121,7 @@ func (c *Conn) serveAll(h Handler) (err error) {
 		}
 		buf.free()
 		if n == busyAfter && h.OnMessage != nil && c.canServeInside() {
-			c.t.then = func() bool { return c.serveInside(h.OnMessage) }
+			c.t.setThen(func() (bool, error) { return c.serveInside(h.OnMessage) })
 		}
 	}
 }
@@ -139,51 +139,51 @@ func (c *Conn) canServeInside() bool { return c.canRest() && c.serve.service().h
 // serveInside calls a function for each message in the input, within the call of the transport that
 // has read it. It reports whether nothing is left, and the peer has got what it may be waiting for:
 // then that call goes on, and saves a read that would find nothing. Otherwise it returns, and what
-// is left is dealt with as ever.
-func (c *Conn) serveInside(onMessage func(*Conn, MessageType, []byte)) (used bool) {
+// is left is dealt with as ever. The error is errEnded if nothing is to be read any more.
+func (c *Conn) serveInside(onMessage func(*Conn, MessageType, []byte)) (used bool, err error) {
 	for c.t.buffered() > 0 {
-		t, p, ok := c.enterInside()
+		t, p, ok, err := c.enterInside()
 		if !ok {
-			return false
+			return false, err
 		}
 		onMessage(c, t, slices.Clip(p))
-		c.leaveInside()
+		if err := c.leaveInside(); err != nil {
+			return false, err
+		}
 	}
-	if c.endedInside() != nil || !c.read.between() {
-		return false
+	if !c.read.between() {
+		return false, nil
 	}
 	c.settle()
-	return true
+	return true, nil
 }
 
 // enterInside takes the next message, unless there is none, or nothing is to be read any more, and
 // gives the turn up.
-func (c *Conn) enterInside() (t MessageType, p []byte, ok bool) {
+func (c *Conn) enterInside() (t MessageType, p []byte, ok bool, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.end.readable() != nil || c.end.isShut() {
-		return 0, nil, false
+	if c.end.readable() != nil {
+		return 0, nil, false, errEnded
 	}
 	if t, p, ok = c.takeMessage(); ok {
+		c.serve.count(inward, 1, len(p))
 		c.turn = turnFree
 		c.serve.setInside(true)
 	}
-	return t, p, ok
+	return t, p, ok, nil
 }
 
 // leaveInside takes the turn again.
-func (c *Conn) leaveInside() {
+func (c *Conn) leaveInside() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.turn = turnServe
 	c.serve.setInside(false)
-}
-
-// endedInside returns the error of reads that have ended meanwhile.
-func (c *Conn) endedInside() error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.end.readable()
+	if c.end.readable() != nil {
+		return errEnded
+	}
+	return nil
 }
 
 // opened lets the broadcasts out that came while OnOpen ran.

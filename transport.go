@@ -26,8 +26,8 @@ const (
 type transport struct {
 	raw   syscall.RawConn // of a socket on which reads can wait without a buffer, or nil
 	try   func(fd uintptr) bool
-	then  func() (used bool) // deals with what try has read, or nil
-	in    []byte             // in[r:w] is input that has not been decoded
+	then  func() (used bool, err error) // deals with what try has read, or nil
+	in    []byte                        // in[r:w] is input that has not been decoded
 	r, w  int
 	held  error          // for the next read: it came with the last bytes, or from try
 	now   *atomic.Uint32 // of the clock that looks at this, or nil
@@ -56,11 +56,9 @@ func (t *transport) init(rw io.ReadWriter) {
 	t.rw = rw
 	// Only these types are known not to have a Read of their own above the
 	// socket's.
-	switch s := rw.(type) {
-	case *net.TCPConn:
-		t.raw, _ = s.SyscallConn()
-	case *net.UnixConn:
-		t.raw, _ = s.SyscallConn()
+	switch rw.(type) {
+	case *net.TCPConn, *net.UnixConn:
+		t.raw, _ = rw.(syscall.Conn).SyscallConn()
 	}
 	if runtime.GOOS == "windows" || runtime.GOOS == "plan9" || runtime.GOOS == "js" {
 		t.raw = nil // syscall.Read cannot poll a descriptor there
@@ -123,6 +121,10 @@ func (t *transport) fillSocket() error {
 	}
 	return err
 }
+
+// setThen has f deal with what reads find that do not fill the buffer, before they return. It
+// reports whether it has used all, or an error for the read.
+func (t *transport) setThen(f func() (used bool, err error)) { t.then = f }
 
 // isHeld reports whether the next read has an error that came before.
 func (t *transport) isHeld() bool { return t.held != nil }
@@ -189,16 +191,20 @@ func (t *transport) tryRead(fd uintptr) bool {
 			t.release()
 			return false
 		case err != nil:
-			t.held = t.opError("read", err)
-			return true
+			err = t.opError("read", err)
 		case n == 0:
-			t.held = io.EOF
+			err = io.EOF
+		}
+		if t.held = err; err != nil {
 			return true
 		}
 		t.w += n
 		t.hear()
-		taken := t.taken.Load()
-		if t.then == nil || t.w == len(t.in) || !t.then() {
+		if t.then == nil || t.w == len(t.in) {
+			return true
+		}
+		taken, used := t.taken.Load(), false
+		if used, t.held = t.then(); !used {
 			return true
 		}
 		if t.taken.Load() != taken {
@@ -382,12 +388,6 @@ func (s *socketWriter) tryWrite(fd uintptr) bool {
 		}
 	}
 	return true
-}
-
-// writeFull writes p with one call of w.Write.
-func writeFull(w io.Writer, p []byte) error {
-	_, err := writeSome(w, p)
-	return err
 }
 
 // writeSome writes p with one call of w.Write, and returns how much w has taken, which is all of it

@@ -81,6 +81,13 @@ func (c *Conn) releaseLocked(err error) error {
 
 func isFinal(err error) bool { return err != nil && !isTimeout(err) }
 
+// ended returns the error of all later reads, or nil if they have not ended.
+func (c *Conn) ended() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.end.readable()
+}
+
 // stopReadsLocked sets the error of all later reads, if there is none yet.
 func (c *Conn) stopReadsLocked(err error) {
 	c.mu.assertLocked()
@@ -119,6 +126,8 @@ func (c *Conn) fill(p []byte) (n int, err error) {
 			err = c.t.fill()
 		}
 		switch {
+		case err == errEnded:
+			return 0, c.ended()
 		case !isTimeout(err) || !c.isNudged():
 			return n, c.cut(err)
 		case c.turn == turnServe && c.t.buffered() == 0 && c.read.between():
