@@ -196,7 +196,7 @@ func (c *Conn) refuse(e *HandshakeError, response []byte) error {
 func (c *Conn) answerableLocked() error {
 	c.mu.assertLocked()
 	if c.end.sends() {
-		if c.req != nil {
+		if c.req != "" {
 			return errShaken
 		}
 		return nil

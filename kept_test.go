@@ -89,6 +89,40 @@ func TestRequestKeptWhole(t *testing.T) {
 	}
 }
 
+// TestRequestPacked checks that strings come back as they were, and that what browsers send takes
+// little memory.
+func TestRequestPacked(t *testing.T) {
+	t.Parallel()
+	if len(phrases) > 0x80 {
+		t.Errorf("there are %d phrases", len(phrases))
+	}
+	texts := []string{"", "\x80", "a\xff", "é localhost", strings.Repeat("https://", maxPacked), "local"}
+	for i, p := range phrases {
+		texts = append(texts, p, p[1:], p[:len(p)-1], p+"\x7f"+p, p+"\x80"+p)
+		for _, later := range phrases[i:] {
+			if p == "" || p[0] >= 0x80 || later != p && strings.HasPrefix(later, p) {
+				t.Errorf("%q is before %q", p, later)
+			}
+		}
+	}
+	for _, s := range texts {
+		b, packed := appendPacked([]byte("dst"), []byte(s))
+		got, ok := strings.CutPrefix(string(b), "dst")
+		if packed {
+			got = unpack(got)
+		}
+		if !ok || got != s {
+			t.Errorf("%q comes back as %q", s, got)
+		}
+	}
+	for _, b := range browserHeads[:4] {
+		head := headLines(b.head)
+		if n := len(checkAccepted(t, head).keep()); n > len(head)*3/5 {
+			t.Errorf("%s: %d bytes of a head of %d", b.name, n, len(head))
+		}
+	}
+}
+
 // The head of a request takes little more memory than it has bytes, for as long as its
 // connection lives, and what Request returns shares it. Not parallel: it measures memory.
 func TestRequestMemory(t *testing.T) {
@@ -155,7 +189,7 @@ func TestRequestMemory(t *testing.T) {
 		for name, head := range heads {
 			bare := func() any {
 				c := open(head)
-				c.req = nil
+				c.req = ""
 				return c
 			}
 			kept := func() any { return open(head) }

@@ -33,7 +33,7 @@ func (c *Conn) awaitTurnLocked(shaking bool) error {
 		return errServed
 	case !shaking && c.end.isConnecting():
 		return errUnfinished
-	case shaking && c.req != nil:
+	case shaking && c.req != "":
 		return errShaken
 	}
 	return nil

@@ -146,7 +146,7 @@ type Conn struct {
 	cond   sync.Cond // signals a change of any of these
 	pings  *pinger   // or nil: there has been no ping
 	timers timers
-	req    *keptRequest // that was accepted
+	req    keptRequest // that was accepted
 
 	t    transport // its halves belong to whoever reads, and to whoever writes
 	read reader    // belongs to whoever has the turn
@@ -256,7 +256,7 @@ func (c *Conn) speak(v Version, p *deflateParams) {
 func (c *Conn) Request() *Request {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.req == nil {
+	if c.req == "" {
 		return nil
 	}
 	return c.req.request()
