@@ -4,9 +4,11 @@ package websocket
 
 import (
 	"cmp"
+	"maps"
 	"math"
 	"net/http"
 	"slices"
+	"sync/atomic"
 	"time"
 )
 
@@ -113,10 +115,17 @@ const (
 // noOptions stands for a nil pointer. Nothing changes it.
 var noOptions = new(Options)
 
-// clone returns a copy of o that its owner does not change.
+// lastClone is the last copy that was made. Most programs have the same options for all connections,
+// which then share one.
+var lastClone atomic.Pointer[Options]
+
+// clone returns a copy of o that its owner does not change, nor anybody else.
 func (o *Options) clone() *Options {
 	if o == nil {
 		return noOptions
+	}
+	if last := lastClone.Load(); last != nil && o.equals(last) {
+		return last
 	}
 	o2 := *o
 	o2.Protocols = slices.Clone(o.Protocols)
@@ -125,7 +134,19 @@ func (o *Options) clone() *Options {
 	if o.Deflate != nil {
 		o2.Deflate = new(*o.Deflate)
 	}
+	lastClone.Store(&o2)
 	return &o2
+}
+
+// equals reports whether o and p are the same options.
+func (o *Options) equals(p *Options) bool {
+	return o.MaxMessage == p.MaxMessage && o.Client == p.Client && o.Extensions == p.Extensions &&
+		o.HTTPClient == p.HTTPClient && o.HandshakeTimeout == p.HandshakeTimeout &&
+		o.CloseTimeout == p.CloseTimeout && o.PingInterval == p.PingInterval && o.MaxQueue == p.MaxQueue &&
+		(o.Deflate == p.Deflate || o.Deflate != nil && p.Deflate != nil && *o.Deflate == *p.Deflate) &&
+		slices.Equal(o.Protocols, p.Protocols) && slices.Equal(o.Origins, p.Origins) &&
+		(o.Origins == nil) == (p.Origins == nil) && // which allows all pages, or none
+		maps.EqualFunc(o.Header, p.Header, slices.Equal)
 }
 
 // messageLimit returns how many bytes a message may have if n is the MaxMessage.

@@ -35,10 +35,7 @@ type connector struct {
 
 var connectors = []connector{
 	{"Dial", func(t testing.TB, ctx context.Context, url string, o *Options, serve func(net.Conn)) (*Conn, error) {
-		o = o.clone()
-		if o == noOptions {
-			o = new(Options)
-		}
+		o = new(*o.clone())
 		if o.HTTPClient == nil {
 			o.HTTPClient = memoryClient(t, serve)
 		}
