@@ -8,6 +8,7 @@ import (
 	"io"
 	"log"
 	"math"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -35,7 +36,11 @@ func checkStats(t testing.TB, s *Server, want Stats) {
 
 // TestStatsMessages counts messages of all kinds, on connections of all kinds.
 func TestStatsMessages(t *testing.T) {
-	large := strings.Repeat("large ", 50_000) // neither copied nor held back
+	// Neither copied nor held back, also when they are compressed.
+	large := strings.Repeat("large ", 50_000)
+	random := make([]byte, 100<<10)
+	rand.NewChaCha8([32]byte{}).Read(random)
+	dense := fmt.Sprintf("%x", random)
 	for _, kind := range append(pairs, struct {
 		name string
 		open openFunc
@@ -74,7 +79,7 @@ func TestStatsMessages(t *testing.T) {
 				t.Fatal(err)
 			}
 			want := Stats{Conns: 1, Accepted: 1}
-			for _, text := range []string{"a", "", "ten bytes.", large, strings.Repeat("much of the same ", 100)} {
+			for _, text := range []string{"a", "", "ten bytes.", large, dense, strings.Repeat("much of the same ", 100)} {
 				sent := goErr(func() error { return client.WriteMessage(Text, []byte(text)) })
 				expectMessages(t, client, text)
 				if err := wait(t, sent); err != nil {
@@ -156,9 +161,62 @@ func TestStatsMessages(t *testing.T) {
 // openPacked returns both ends of a connection that compresses.
 func openPacked(t testing.TB, takeover bool) (server, client *Conn) {
 	a, b := net.Pipe()
-	server, client = packedConn(a, nil, false, takeover), packedConn(b, nil, true, takeover)
+	o := &Options{Deflate: &Deflate{ContextTakeover: takeover}}
+	server, client = packedConn(a, o, false, takeover), packedConn(b, o, true, takeover)
 	t.Cleanup(func() { server.CloseNow(); client.CloseNow() })
 	return server, client
+}
+
+// Messages that arrive together count, each for itself.
+func TestStatsBatch(t *testing.T) {
+	s := new(Server)
+	c, tape := tapeConn(nil, false, false)
+	var in []byte
+	for _, text := range []string{"a", "bc", "", "def"} {
+		in = appendFrame(in, finBit|opText, []byte(text), true)
+	}
+	tape.in = [][]byte{in}
+	ends := make(chan error, 1)
+	if err := s.Adopt(c, Handler{OnClose: func(_ *Conn, err error) { ends <- err }}); err != nil {
+		t.Fatal(err)
+	}
+	checkCode(t, wait(t, ends), CloseAbnormal, byCut)
+	if err := s.Shutdown(t.Context()); err != nil {
+		t.Error(err)
+	}
+	checkStats(t, s, Stats{Accepted: 1, Closed: map[CloseCode]uint64{CloseAbnormal: 1}, MessagesReceived: 4, BytesReceived: 6})
+}
+
+// A fragment counts once, if it has to wait and its writer does not, too.
+func TestStatsLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &Server{Options: Options{PingInterval: -1}}
+		c, peer := barePeer(t, nil, false)
+		if err := s.Adopt(c, Handler{}); err != nil {
+			t.Fatal(err)
+		}
+		w, err := c.NextWriter(Text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		peer.Write(appendFrame(nil, finBit|opPing, nil, true))
+		synctest.Wait() // the pong waits for the peer
+		c.SetWriteDeadline(time.Now().Add(time.Second))
+		if n, err := w.Write(make([]byte, batchSize)); n != batchSize || err != errSending {
+			t.Errorf("%d bytes, %v", n, err)
+		}
+		checkStats(t, s, Stats{Conns: 1, Accepted: 1, BytesSent: batchSize})
+		go io.Copy(io.Discard, peer)
+		c.SetWriteDeadline(time.Time{})
+		if err := w.Close(); err != nil {
+			t.Error(err)
+		}
+		checkStats(t, s, Stats{Conns: 1, Accepted: 1, MessagesSent: 1, BytesSent: batchSize})
+		c.CloseNow()
+		if err := s.Shutdown(t.Context()); err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 // Broadcasts count once for each client that gets them: those that wait for OnOpen, and those that
