@@ -476,7 +476,8 @@ func TestStatsFull(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := Stats{Conns: 1, Accepted: 1}
-	for _, size := range []int{1 << 20, 1<<messageShift - 2, 0} { // as if that were there
+	for _, room := range []uint64{1 << 20, 1<<messageShift - 2, 0} { // as if that were there
+		size := int(min(room, math.MaxInt)) // which is less on a 32-bit system
 		for range 2 {
 			c.mu.Lock()
 			c.countSentLocked(finBit, size/2)
@@ -498,7 +499,7 @@ func TestStatsFull(t *testing.T) {
 			checkStats(t, s, want)
 		}
 	}
-	if _, carried := s.ledger.stats(); carried < 4 {
+	if _, carried := s.ledger.stats(); carried < 3 {
 		t.Errorf("the connection was emptied %d times", carried)
 	}
 	down := goErr(func() error { return s.Shutdown(t.Context()) })
