@@ -165,8 +165,11 @@ func (c *Conn) beginCloseLocked(e *CloseError) (hopeless bool) {
 	}
 	c.stopReadsLocked(e)
 	c.cond.Broadcast()
-	if hopeless || !c.t.closes() {
-		return c.t.closes()
+	switch {
+	case !c.t.closes():
+		return false
+	case hopeless:
+		return true
 	}
 	c.startWatchdogLocked()
 	// Another goroutine writes while this one reads: the peer may have much to send before it

@@ -235,22 +235,29 @@ func cork(t *testing.T, conn *net.TCPConn) {
 
 // TestServeInsideEnd ends the input together with a message, and ends the wait for the next one.
 func TestServeInsideEnd(t *testing.T) {
-	t.Run("unanswered", func(t *testing.T) {
-		s := serveInside(t, Options{PingInterval: time.Hour}, func(*Conn, MessageType, []byte) {})
-		_, conn := s.connect(t, nil)
-		cork(t, conn)
-		conn.Write(appendFrame(nil, finBit|opText, []byte("a"), true))
-		conn.CloseWrite()
-		checkCode(t, wait(t, s.closed), CloseAbnormal, byCut)
-	})
-	t.Run("gone", func(t *testing.T) {
-		s := serveInside(t, Options{PingInterval: time.Hour}, func(c *Conn, m MessageType, p []byte) { c.WriteMessage(m, p) })
-		_, conn := s.connect(t, nil)
-		cork(t, conn)
-		conn.Write(appendFrame(nil, finBit|opText, []byte("a"), true))
-		conn.Close()
-		checkCode(t, wait(t, s.closed), CloseAbnormal, byCut)
-	})
+	for _, tt := range []struct {
+		name     string
+		interval time.Duration
+		replies  bool
+		end      func(*net.TCPConn) error
+	}{
+		{"unanswered", time.Hour, false, (*net.TCPConn).CloseWrite},
+		{"gone", time.Hour, true, (*net.TCPConn).Close},
+		{"half closed", 2 * time.Second, true, (*net.TCPConn).CloseWrite}, // found when it rests
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := serveInside(t, Options{PingInterval: tt.interval}, func(c *Conn, m MessageType, p []byte) {
+				if tt.replies {
+					c.WriteMessage(m, p)
+				}
+			})
+			_, conn := s.connect(t, nil)
+			cork(t, conn)
+			conn.Write(appendFrame(nil, finBit|opText, []byte("a"), true))
+			tt.end(conn)
+			checkCode(t, wait(t, s.closed), CloseAbnormal, byCut)
+		})
+	}
 	t.Run("read deadline", func(t *testing.T) {
 		s := serveInside(t, Options{}, func(c *Conn, _ MessageType, _ []byte) {
 			c.SetReadDeadline(time.Now().Add(time.Millisecond))

@@ -306,3 +306,39 @@ func TestRestStale(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A connection that cannot rest before its first message, as its read deadline is near, is served by
+// a goroutine, and the deadline is kept. So is one that was closed before.
+func TestAdoptNoRest(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		before func(s *Server, c *Conn)
+		check  func(t *testing.T, err error)
+	}{
+		{"deadline", func(_ *Server, c *Conn) { c.SetReadDeadline(time.Now().Add(50 * time.Millisecond)) }, func(t *testing.T, err error) {
+			if !errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Error(err)
+			}
+		}},
+		{"closed", func(s *Server, c *Conn) { c.CloseNow() }, func(t *testing.T, err error) {
+			if err != net.ErrClosed {
+				t.Error(err)
+			}
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			var s Server
+			a, _ := socketPair(t, "tcp", "127.0.0.1:0")
+			c := newConn(a, &Options{CloseTimeout: 10 * time.Millisecond}, false)
+			tt.before(&s, c)
+			closed := make(chan error, 1)
+			if err := s.Adopt(c, Handler{OnClose: func(_ *Conn, err error) { closed <- err }}); err != nil {
+				t.Fatal(err)
+			}
+			tt.check(t, wait(t, closed))
+			if err := s.Shutdown(t.Context()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}

@@ -142,14 +142,8 @@ func TestStatsMessages(t *testing.T) {
 			s.Broadcast(Text, []byte("\xff"))
 			checkStats(t, s, want)
 
-			down := goErr(func() error { return s.Shutdown(t.Context()) })
-			client.ReadMessage()
-			client.Close()
-			if err := wait(t, down); err != nil {
-				t.Error(err)
-			}
 			want.Conns, want.Closed = 0, map[CloseCode]uint64{CloseGoingAway: 1}
-			checkStats(t, s, want)
+			shutdownStats(t, s, client, want)
 			if c.WriteMessage(Text, []byte("late")) == nil {
 				t.Error("a message was sent after the end")
 			}
@@ -468,6 +462,18 @@ func TestStatsRefused(t *testing.T) {
 	})
 }
 
+// shutdownStats shuts s down, which has one client, and checks what s has counted in the end.
+func shutdownStats(t *testing.T, s *Server, client *Conn, want Stats) {
+	t.Helper()
+	down := goErr(func() error { return s.Shutdown(t.Context()) })
+	client.ReadMessage()
+	client.Close()
+	if err := wait(t, down); err != nil {
+		t.Error(err)
+	}
+	checkStats(t, s, want)
+}
+
 // TestStatsFull counts more than a connection has room for.
 func TestStatsFull(t *testing.T) {
 	s := new(Server)
@@ -502,14 +508,8 @@ func TestStatsFull(t *testing.T) {
 	if _, carried := s.ledger.stats(); carried < 3 {
 		t.Errorf("the connection was emptied %d times", carried)
 	}
-	down := goErr(func() error { return s.Shutdown(t.Context()) })
-	client.ReadMessage()
-	client.Close()
-	if err := wait(t, down); err != nil {
-		t.Error(err)
-	}
 	want.Conns, want.Closed = 0, map[CloseCode]uint64{CloseGoingAway: 1}
-	checkStats(t, s, want)
+	shutdownStats(t, s, client, want)
 
 	// One that no Server has has nobody to tell.
 	alone, _ := tapeConn(nil, false, false)
