@@ -44,8 +44,8 @@ func dialPage(t *testing.T, path string, o *Options) *Conn {
 	c.SetReadDeadline(time.Now().Add(20 * time.Second))
 	t.Cleanup(func() {
 		c.CloseNow()
-		if s := c.t.rw.(*pageStream); s.events != nil {
-			t.Error("functions of the page are not released")
+		if s := c.t.rw.(*pageStream); !s.ws.Get("onmessage").IsNull() {
+			t.Error("the page still has events for the connection")
 		}
 	})
 	return c
@@ -323,6 +323,20 @@ func TestPageClose(t *testing.T) {
 	}
 }
 
+// What was written before CloseNow still arrives.
+func TestPageCloseNow(t *testing.T) {
+	c := dialPage(t, "/end?id=now", nil)
+	for range 3 {
+		if err := c.WriteMessage(Binary, make([]byte, 10_000)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := c.CloseNow(); err != nil {
+		t.Error("CloseNow:", err)
+	}
+	expectEnded(t, "now", `3 messages, 1005 ""`)
+}
+
 // A server that does not answer a close frame is waited for until the time is over.
 func TestPageCloseTimeout(t *testing.T) {
 	c := dialPage(t, "/deaf", &Options{CloseTimeout: 100 * time.Millisecond})
@@ -458,12 +472,12 @@ func TestPageFlood(t *testing.T) {
 	for _, limit := range []int{0, 10 * size} {
 		c := dialPage(t, fmt.Sprint("/flood?n=1000&size=", size), &Options{MaxQueue: limit})
 		s := c.t.rw.(*pageStream)
-		s.mu.Lock()
-		for s.err == nil {
-			s.cond.Wait()
+		s.in.mu.Lock()
+		for s.in.ended == nil {
+			s.in.cond.Wait()
 		}
 		queued := s.queued
-		s.mu.Unlock()
+		s.in.mu.Unlock()
 		want := c.opts.queueLimit() / (size + queuedSize)
 		if queued != want*(size+queuedSize) {
 			t.Errorf("%d bytes are queued, want %d messages", queued, want)
@@ -487,10 +501,10 @@ func TestPageFlood(t *testing.T) {
 	// Small messages need memory, too.
 	c := dialPage(t, "/flood?n=1000&size=0", &Options{MaxQueue: 100_000})
 	s := c.t.rw.(*pageStream)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for s.err == nil {
-		s.cond.Wait()
+	s.in.mu.Lock()
+	defer s.in.mu.Unlock()
+	for s.in.ended == nil {
+		s.in.cond.Wait()
 	}
 	if n := len(s.queue); n != 100_000/queuedSize {
 		t.Errorf("%d empty messages are queued", n)
@@ -517,8 +531,8 @@ func TestPageMaxMessage(t *testing.T) {
 	if _, _, err := c.ReadMessage(); !errors.As(err, &e) || e.Code != CloseMessageTooBig {
 		t.Error("a message that is too large:", err)
 	}
-	if s := c.t.rw.(*pageStream); s.rest.size != 200_000 {
-		t.Errorf("of a message that is refused %d bytes are in the page's memory", s.rest.size)
+	if s := c.t.rw.(*pageStream); len(s.queue) != 1 || s.queue[0].size != 200_000 {
+		t.Errorf("a message that is refused has left the page's memory, which has %d", len(s.queue))
 	}
 	if err := c.Close(); err != nil {
 		t.Error("Close:", err)
@@ -528,10 +542,10 @@ func TestPageMaxMessage(t *testing.T) {
 // awaitQueued waits until there is a message that nobody has read.
 func awaitQueued(c *Conn) {
 	s := c.t.rw.(*pageStream)
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.in.mu.Lock()
+	defer s.in.mu.Unlock()
 	for len(s.queue) == 0 {
-		s.cond.Wait()
+		s.in.cond.Wait()
 	}
 }
 

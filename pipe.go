@@ -1,8 +1,9 @@
-// Both ends of a connection in memory, for tests.
+// Both ends of a connection in memory, for tests, and the stream below, which a page uses, too.
 
 package websocket
 
 import (
+	"cmp"
 	"errors"
 	"io"
 	"net"
@@ -81,11 +82,12 @@ func (e pipeEnd) SetWriteDeadline(t time.Time) error {
 
 // A pipeHalf is one direction of a stream in memory.
 type pipeHalf struct {
-	mu      sync.Mutex // guards what follows
-	cond    sync.Cond  // signals a change of any of these
-	b       []byte     // what has been written and not been read
-	ended   bool       // nothing more is written
-	dropped bool       // nothing more is read
+	mu      sync.Mutex    // guards what follows
+	cond    sync.Cond     // signals a change of any of these
+	b       []byte        // what has been written and not been read
+	more    func() []byte // returns what can be read behind b, if anything; or nil
+	ended   error         // of reads behind that; nothing more is written
+	dropped bool          // nothing more is read
 	reads   pipeLimit
 	writes  pipeLimit
 }
@@ -106,6 +108,9 @@ func (h *pipeHalf) read(p []byte) (int, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for {
+		if len(h.b) == 0 && h.more != nil {
+			h.b = h.more()
+		}
 		switch {
 		case h.dropped:
 			return 0, net.ErrClosed
@@ -116,8 +121,8 @@ func (h *pipeHalf) read(p []byte) (int, error) {
 			h.b = h.b[n:]
 			h.cond.Broadcast()
 			return n, nil
-		case h.ended:
-			return 0, io.EOF
+		case h.ended != nil:
+			return 0, h.ended
 		}
 		h.cond.Wait()
 	}
@@ -129,7 +134,7 @@ func (h *pipeHalf) write(p []byte) (n int, err error) {
 	for n < len(p) {
 		room := min(len(p)-n, pipeSize-len(h.b))
 		switch {
-		case h.ended:
+		case h.ended != nil:
 			return n, net.ErrClosed
 		case h.dropped:
 			return n, io.ErrClosedPipe
@@ -147,13 +152,13 @@ func (h *pipeHalf) write(p []byte) (n int, err error) {
 }
 
 // end lets no more be written, and drop no more be read.
-func (h *pipeHalf) end()  { h.set(&h.ended) }
-func (h *pipeHalf) drop() { h.set(&h.dropped) }
+func (h *pipeHalf) end()  { h.set(func() { h.ended = cmp.Or(h.ended, io.EOF) }) }
+func (h *pipeHalf) drop() { h.set(func() { h.dropped = true }) }
 
-func (h *pipeHalf) set(state *bool) {
+func (h *pipeHalf) set(state func()) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	*state = true
+	state()
 	h.cond.Broadcast()
 }
 
