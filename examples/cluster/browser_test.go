@@ -4,6 +4,7 @@ package main
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/54eee7d7/websocket/internal/browser"
@@ -53,6 +54,17 @@ func TestBrowser(t *testing.T) {
 	for _, page := range []*browser.Tab{tom, kit} {
 		page.Expect(t, `document.querySelector("#log :is(b, script)") === null`)
 	}
+
+	t.Run("Long", func(t *testing.T) {
+		first := strings.Repeat("a", 999)
+		kit.Eval(t, `text.value = "a".repeat(999) + "🐱b"`) // which the end of a message would cut in two
+		kit.Enter(t)
+		tom.Wait(t, theirs, "Kit", first)
+		kit.Wait(t, mine, first)
+		kit.Expect(t, `unheard.length === 0 && text.value === "🐱b"`)
+		kit.Enter(t)
+		tom.Wait(t, theirs, "Kit", "🐱b")
+	})
 
 	t.Run("Room", func(t *testing.T) {
 		tom.Eval(t, `room.value = "dogs"; room.dispatchEvent(new Event("change"))`)

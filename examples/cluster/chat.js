@@ -274,9 +274,10 @@ form.onsubmit = (event) => {
   text.focus();
   const words = text.value.trim();
   if (!words || send.disabled) return; // The text stays until it can be sent.
-  unheard.push(words.slice(0, longest));
-  socket.send(words.slice(0, longest));
-  text.value = words.slice(longest);
+  const first = words.slice(0, longest).replace(/[\ud800-\udbff]$/, ""); // not half an emoji
+  unheard.push(first);
+  socket.send(first);
+  text.value = words.slice(first.length);
 };
 text.onkeydown = (event) => {
   if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
