@@ -18,7 +18,6 @@ import (
 	"os/signal"
 	"regexp"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -215,13 +214,10 @@ func (n *node) exit(c *websocket.Conn, in string) {
 	}
 }
 
-// startNATS starts a NATS server for this process and returns its URL. In a cluster it listens for
-// others at the first of the addresses, and joins those that listen at any of them.
-func startNATS(cluster string) string {
-	args := []string{"-a", "127.0.0.1", "-p", "-1"}
-	if own, _, _ := strings.Cut(cluster, ","); own != "" {
-		args = append(args, "--cluster_name", "chat", "--cluster", "nats://"+own, "--routes", "nats://"+strings.ReplaceAll(cluster, ",", ",nats://"))
-	}
+// startNATS starts a NATS server for this process and returns its URL. It has its own arguments
+// behind those of the program.
+func startNATS() string {
+	args := append([]string{"-a", "127.0.0.1", "-p", "-1", "-cluster_name", "chat"}, flag.Args()...)
 	o, err := server.ConfigureOptions(flag.NewFlagSet("", flag.ContinueOnError), args, nil, nil, nil)
 	check(err)
 	o.NoSigs, o.NoLog = true, true
@@ -242,20 +238,19 @@ func check(err error) {
 // main serves until it is interrupted, and then says goodbye to clients and nodes.
 func main() {
 	addr := flag.String("addr", "localhost:12345", "the `address` to listen on")
-	natsURL := flag.String("nats", "", "the `URL` of a NATS server to use, rather than an embedded one")
-	cluster := flag.String("cluster", "", "the `addresses` at which the embedded NATS server, and then others, listen for each other")
+	natsURL := flag.String("nats", "", "the `URL` of a NATS server to use, rather than an embedded one, whose own arguments follow --")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 
 	l, err := net.Listen("tcp", *addr)
 	check(err)
 	if *natsURL == "" {
-		*natsURL = startNATS(*cluster)
+		*natsURL = startNATS()
 	}
 	n := newNode(*natsURL)
 	go n.live("http://" + l.Addr().String())
-	time.Sleep(2 * beat) // in which the others give signs of life
-	mux := http.NewServeMux()
+	time.Sleep(2 * beat)      // in which the others give signs of life
+	mux := http.NewServeMux() // not http.DefaultServeMux, where NATS shows profiles
 	mux.HandleFunc("/chat", n.chat)
 	mux.Handle("/", http.FileServerFS(page))
 	web := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute}

@@ -99,7 +99,7 @@ func startCluster(t *testing.T, size int) []*process {
 	var nodes []*process
 	for i, own := range addrs {
 		others := slices.Delete(slices.Clone(addrs), i, i+1)
-		nodes = append(nodes, start(t, "-cluster", strings.Join(append([]string{own}, others...), ",")))
+		nodes = append(nodes, start(t, "--", "-cluster", "nats://"+own, "-routes", "nats://"+strings.Join(others, ",nats://")))
 	}
 	for _, p := range nodes {
 		c := p.dial(t, "lobby", "first")
