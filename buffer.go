@@ -9,9 +9,10 @@ import (
 )
 
 const (
-	inputSize = 32 << 10 // bytes of a pooled input buffer
-	batchSize = 64 << 10 // bytes of output that do not wait for more
-	maxLarge  = 2 << 20  // bytes of the largest message whose buffer is kept
+	inputSize     = 32 << 10 // bytes of a pooled input buffer
+	heldInputSize = 4 << 10  // bytes of one that has to stay while a Conn is idle
+	batchSize     = 64 << 10 // bytes of output that do not wait for more
+	maxLarge      = 2 << 20  // bytes of the largest message whose buffer is kept
 
 	smallMessage = 4 << 10 // bytes of the smallest buffer for a message
 	leastRoom    = 512     // bytes that are at least to be read at once, if there may be so many

@@ -80,7 +80,7 @@ func (c *Conn) beginClose(e *CloseError) (awaits, done bool) {
 		c.mu.Lock()
 	}
 	for c.turn != turnFree || !first && !c.end.isShut() {
-		c.cond.Wait()
+		c.cond.wait(&c.mu)
 	}
 	c.turn = turnCloser
 	if !c.end.isShut() {
@@ -164,7 +164,7 @@ func (c *Conn) beginCloseLocked(e *CloseError) (hopeless bool) {
 		c.write.putClose(e.Code, e.Reason)
 	}
 	c.stopReadsLocked(e)
-	c.cond.Broadcast()
+	c.cond.broadcast()
 	switch {
 	case !c.t.closes():
 		return false
@@ -205,7 +205,7 @@ func (c *Conn) abort(e error) error {
 	c.mu.Lock()
 	c.end.breakWrites(e)
 	c.stopReadsLocked(e)
-	c.cond.Broadcast()
+	c.cond.broadcast()
 	c.mu.Unlock()
 	if err := c.shut(); err != errShut {
 		return err
@@ -285,7 +285,7 @@ func (c *Conn) endShut() error {
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		c.end.closed()
-		c.cond.Broadcast()
+		c.cond.broadcast()
 	}()
 	return c.t.close()
 }
@@ -299,12 +299,12 @@ func (c *Conn) beginShut() (first, waits bool) {
 	waits = !c.serve.isInside()
 	if c.end.isShut() {
 		for waits && !c.end.isClosed() {
-			c.cond.Wait()
+			c.cond.wait(&c.mu)
 		}
 		return false, waits
 	}
 	c.end.shut()
-	c.cond.Broadcast()
+	c.cond.broadcast()
 	c.timers.stop()
 	if k := c.serve.watcher(); k != nil {
 		k.forget(c)

@@ -348,7 +348,7 @@ func testRule(t *testing.T, r wireRule, client, late bool) {
 func testSticky(t *testing.T, c *Conn, end error, times int) {
 	t.Helper()
 	c.mu.Lock()
-	werr, rerr := c.end.writeErr, c.end.readErr
+	werr, rerr := c.end.errors().write, c.end.errors().read
 	c.t.rw = wireStream{&wireOnce{ended: true}, wireRefusal{}}
 	c.mu.Unlock()
 	if werr == nil || werr != rerr || end != io.EOF && end != rerr {

@@ -37,10 +37,34 @@ type ending struct {
 	asked    bool // this side has sent a close frame before the peer's came
 	late     bool // the closing handshake has taken too long
 
-	readErr  error // of every later read
-	writeErr error // of every later write
-	broken   error // of a write to the transport: none may follow
-	last     error // what the input ended with, as it was found there
+	errs *endErrors // or nil: there are none yet
+}
+
+// endErrors are the errors of a connection that is about to end.
+type endErrors struct {
+	read   error // of every later read
+	write  error // of every later write
+	broken error // of a write to the transport: none may follow
+	last   error // what the input ended with, as it was found there
+}
+
+// noErrors are those of most connections, most of the time.
+var noErrors = new(endErrors)
+
+// errors returns the errors, which are not to be changed.
+func (e *ending) errors() *endErrors {
+	if e.errs == nil {
+		return noErrors
+	}
+	return e.errs
+}
+
+// set returns the errors, to be changed.
+func (e *ending) set() *endErrors {
+	if e.errs == nil {
+		e.errs = new(endErrors)
+	}
+	return e.errs
 }
 
 // connect notes that the opening handshake is being read.
@@ -70,31 +94,32 @@ func (e *ending) isShut() bool { return e.phase >= phaseShut }
 func (e *ending) isClosed() bool { return e.phase == phaseClosed }
 
 // isOver reports whether nothing that may still come matters.
-func (e *ending) isOver() bool { return e.last != nil }
+func (e *ending) isOver() bool { return e.lastInput() != nil }
 
 // readable returns the error of every later read, or nil.
-func (e *ending) readable() error { return e.readErr }
+func (e *ending) readable() error { return e.errors().read }
 
 // writable returns the error of a write, if none can succeed.
 func (e *ending) writable() error {
-	if e.writeErr == nil && e.phase == phaseConnecting {
+	err := e.errors().write
+	if err == nil && e.phase == phaseConnecting {
 		return errUnfinished
 	}
-	return e.writeErr
+	return err
 }
 
 // sends reports whether writes have not failed yet, though they may have to wait.
-func (e *ending) sends() bool { return e.writeErr == nil }
+func (e *ending) sends() bool { return e.errors().write == nil }
 
 // failed returns the error of the transport that keeps anything more from being written.
-func (e *ending) failed() error { return e.broken }
+func (e *ending) failed() error { return e.errors().broken }
 
 // stopReads makes err the error of all later reads, and reports whether it is the first.
 func (e *ending) stopReads(err error) bool {
-	if e.readErr != nil {
+	if e.readable() != nil {
 		return false
 	}
-	e.readErr = err
+	e.set().read = err
 	return true
 }
 
@@ -102,7 +127,7 @@ func (e *ending) stopReads(err error) bool {
 // close frame can be sent before.
 func (e *ending) stopWrites(err error) bool {
 	sendable := e.writable() == nil
-	e.writeErr = cmp.Or(e.writeErr, err)
+	e.endWrites(err)
 	return sendable
 }
 
@@ -111,22 +136,27 @@ func (e *ending) breakWrites(err error) {
 	if isTimeout(err) {
 		err = finalError{err}
 	}
-	e.broken = err
-	e.writeErr = cmp.Or(e.writeErr, err)
+	e.set().broken = err
+	e.endWrites(err)
+}
+
+func (e *ending) endWrites(err error) {
+	errs := e.set()
+	errs.write = cmp.Or(errs.write, err)
 }
 
 // begin begins a closing handshake from this side, unless framed is false: then no close frame
 // can be sent. It reports whether one is to be sent, and whether there is no hope of an answer,
 // so that the transport is to be closed. Reads are still to be stopped.
 func (e *ending) begin(err *CloseError, framed bool) (send, hopeless bool) {
-	_, reset := errors.AsType[*net.OpError](e.readErr) // by the peer, as a rule
-	hopeless = e.phase == phaseConnecting || e.broken != nil || reset || !framed
-	e.asked = e.asked || !hopeless && e.writable() == nil && e.readErr == nil
+	_, reset := errors.AsType[*net.OpError](e.readable()) // by the peer, as a rule
+	hopeless = e.phase == phaseConnecting || e.failed() != nil || reset || !framed
+	e.asked = e.asked || !hopeless && e.writable() == nil && e.readable() == nil
 	if e.asked && e.phase == phaseOpen {
 		e.phase = phaseClosing
 	}
 	if hopeless {
-		e.writeErr = cmp.Or[error](e.writeErr, err)
+		e.endWrites(err)
 		return false, true
 	}
 	return e.stopWrites(err), false
@@ -148,15 +178,15 @@ func (e *ending) end(err error) {
 	if e.phase == phaseOpen || e.phase == phaseClosing {
 		e.phase = phaseEnded
 	}
-	e.last = err
+	e.set().last = err
 }
 
 // lastInput returns what the input has ended with, or nil.
-func (e *ending) lastInput() error { return e.last }
+func (e *ending) lastInput() error { return e.errors().last }
 
 // answered reports whether the peer has sent a close frame.
 func (e *ending) answered() bool {
-	answer, _ := e.last.(*CloseError)
+	answer, _ := e.lastInput().(*CloseError)
 	return answer != nil && answer.by != byFailure && answer.by != byCut
 }
 
@@ -169,7 +199,7 @@ func (e *ending) isLate() bool { return e.late }
 // has been.
 func (e *ending) shut() {
 	e.unopened, e.phase = e.isUnopened(), phaseShut
-	e.writeErr = cmp.Or(e.writeErr, net.ErrClosed)
+	e.endWrites(net.ErrClosed)
 }
 
 func (e *ending) closed() { e.phase = phaseClosed }

@@ -196,8 +196,8 @@ func checkDeadline(t testing.TB, c *Conn) {
 			t.Fatalf("read %q, %v instead of a timeout", p, err)
 		}
 	}
-	if len(c.t.in) != 0 && c.t.raw != nil {
-		t.Errorf("an idle Conn holds a buffer of %d bytes", len(c.t.in))
+	if n := held(&c.t); n != 0 && c.t.raw != nil {
+		t.Errorf("an idle Conn holds a buffer of %d bytes", n)
 	}
 	if err := c.SetReadDeadline(time.Time{}); err != nil {
 		t.Fatal(err)

@@ -8,7 +8,6 @@ import (
 	"net"
 	"os"
 	"runtime"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -16,23 +15,18 @@ import (
 )
 
 const (
-	heldInputSize = 4 << 10  // bytes of a buffer that has to stay while a Conn is idle
-	directSize    = 16 << 10 // bytes of payload from which on none is copied
-	writeSize     = 64 << 10 // bytes of one write, whose end is progress
+	directSize = 16 << 10 // bytes of payload from which on none is copied
+	writeSize  = 64 << 10 // bytes of one write, whose end is progress
 )
 
-// A transport reads from a stream into a buffer, writes to it, and closes it. Its input
+// A transport reads from a stream into an input, writes to it, and closes it. Its input
 // half belongs to whoever has the turn to read, its output half to whoever writes.
 type transport struct {
 	raw   syscall.RawConn // of a socket on which reads can wait without a buffer, or nil
-	try   func(fd uintptr) bool
-	then  func() (used bool, err error) // deals with what try has read, or nil
-	in    []byte                        // in[r:w] is input that has not been decoded
-	r, w  int
-	held  error          // for the next read: it came with the last bytes, or from try
-	now   *atomic.Uint32 // of the clock that looks at this, or nil
-	heard atomic.Uint32  // when something was read last
-	taken atomic.Uint32  // bytes that rw has taken, modulo 2^32
+	in    *input          // or nil
+	now   *atomic.Uint32  // of the clock that looks at this, or nil
+	heard atomic.Uint32   // when something was read last
+	taken atomic.Uint32   // bytes that rw has taken, modulo 2^32
 	rw    io.ReadWriter
 	shuts bool // rw can be closed
 
@@ -63,9 +57,6 @@ func (t *transport) init(rw io.ReadWriter) {
 	if runtime.GOOS == "windows" || runtime.GOOS == "plan9" || runtime.GOOS == "js" {
 		t.raw = nil // syscall.Read cannot poll a descriptor there
 	}
-	if t.raw != nil {
-		t.try = t.tryRead
-	}
 	_, t.shuts = rw.(io.Closer)
 }
 
@@ -79,42 +70,58 @@ func (t *transport) isSocket() bool { return t.raw != nil }
 func (t *transport) closes() bool { return t.shuts }
 
 // preload makes b the first input.
-func (t *transport) preload(b []byte) { t.in, t.w = b, len(b) }
+func (t *transport) preload(b []byte) {
+	if len(b) > 0 {
+		t.reading().preload(b)
+	}
+}
+
+// reading returns the input, for what is about to be read.
+func (t *transport) reading() *input {
+	if t.in == nil {
+		t.in = newInput(t)
+	}
+	return t.in
+}
+
+// release gives back what only reads need. What has not been decoded stays.
+func (t *transport) release() {
+	if t.in.free() {
+		t.in = nil
+	}
+}
 
 // input returns what has been read and not been used. It may be changed, and is valid until
 // more is read or the buffer is released.
-func (t *transport) input() []byte { return t.in[t.r:t.w] }
+func (t *transport) input() []byte { return t.in.bytes() }
 
 // buffered returns the length of input.
-func (t *transport) buffered() int { return t.w - t.r }
+func (t *transport) buffered() int { return len(t.in.bytes()) }
 
 // use takes the first n bytes off the input.
-func (t *transport) use(n int) {
-	if t.r += n; t.r == t.w {
-		t.r, t.w = 0, 0
-	}
-}
+func (t *transport) use(n int) { t.in.use(n) }
 
 // fill reads more input: at least a byte.
 func (t *transport) fill() error {
 	if t.raw != nil {
 		return t.fillSocket()
 	}
-	t.makeRoom(heldInputSize)
-	n, err := t.readFrom(t.in[t.w:])
-	t.w += n
+	in := t.reading()
+	in.makeRoom(heldInputSize)
+	n, err := t.readFrom(in.space())
+	in.add(n)
 	return err
 }
 
 // fillSocket is fill for a socket. It needs so little stack that a goroutine which does
 // nothing else keeps the one it began with.
 func (t *transport) fillSocket() error {
-	var err error
-	if t.held == nil {
-		err = t.raw.Read(t.try)
+	in, err := t.reading(), error(nil)
+	if !in.isHeld() {
+		err = t.raw.Read(in.try)
 	}
 	if err == nil {
-		err, t.held = t.held, nil
+		err = in.takeHeld()
 	}
 	if e, ok := err.(*net.OpError); ok {
 		e.Op = "read" // not raw-read
@@ -124,29 +131,35 @@ func (t *transport) fillSocket() error {
 
 // setThen has f deal with what reads find that do not fill the buffer, before they return. It
 // reports whether it has used all, or an error for the read.
-func (t *transport) setThen(f func() (used bool, err error)) { t.then = f }
+func (t *transport) setThen(f func() (used bool, err error)) {
+	if t.in != nil || f != nil {
+		t.reading().setThen(f)
+	}
+}
 
 // isHeld reports whether the next read has an error that came before.
-func (t *transport) isHeld() bool { return t.held != nil }
+func (t *transport) isHeld() bool { return t.in.isHeld() }
 
 // wait fills the input. An error is held for the next read.
-func (t *transport) wait() { t.held = t.fillSocket() }
+func (t *transport) wait() {
+	err := t.fillSocket()
+	t.in.hold(err)
+}
 
 // control calls f with the descriptor of a socket, unless that is closed.
 func (t *transport) control(f func(fd uintptr)) error { return t.raw.Control(f) }
 
 // read reads into p, past the input buffer, which is empty.
 func (t *transport) read(p []byte) (int, error) {
-	if t.raw != nil {
-		t.release()
+	if t.raw != nil && t.in != nil {
+		t.in.release()
 	}
 	return t.readFrom(p)
 }
 
 // readFrom reads from rw. It returns bytes or an error.
 func (t *transport) readFrom(p []byte) (int, error) {
-	if err := t.held; err != nil {
-		t.held = nil
+	if err := t.in.takeHeld(); err != nil {
 		return 0, err
 	}
 	n, err := readSome(t.rw, p)
@@ -154,8 +167,8 @@ func (t *transport) readFrom(p []byte) (int, error) {
 		return 0, err
 	}
 	t.hear()
-	if !isTimeout(err) {
-		t.held = err
+	if err != nil && !isTimeout(err) {
+		t.reading().hold(err)
 	}
 	return n, nil
 }
@@ -181,66 +194,37 @@ func readSome(r io.Reader, p []byte) (n int, err error) {
 // A peer that is gone answers what was written to it by a reset, which is, so only if nothing was
 // written the next read is made.
 func (t *transport) tryRead(fd uintptr) bool {
+	in := t.in
 	for {
-		t.makeRoom(inputSize)
-		n, err := callFD(syscall.Read, fd, t.in[t.w:])
+		in.makeRoom(inputSize)
+		n, err := callFD(syscall.Read, fd, in.space())
 		switch {
 		case err == syscall.EINTR:
 			continue
 		case wouldBlock(err):
-			t.release()
+			in.release()
 			return false
 		case err != nil:
 			err = t.opError("read", err)
 		case n == 0:
 			err = io.EOF
 		}
-		if t.held = err; err != nil {
+		if in.hold(err); err != nil {
 			return true
 		}
-		t.w += n
+		in.add(n)
 		t.hear()
-		if t.then == nil || t.w == len(t.in) {
+		if in.isFull() {
 			return true
 		}
-		taken, used := t.taken.Load(), false
-		if used, t.held = t.then(); !used {
+		taken := t.taken.Load()
+		if !in.finish() {
 			return true
 		}
 		if t.taken.Load() != taken {
-			t.release()
+			in.release()
 			return false
 		}
-	}
-}
-
-// makeRoom makes in a buffer with space behind w, of size bytes unless the input needs more.
-func (t *transport) makeRoom(size int) {
-	input := t.in[t.r:t.w]
-	switch {
-	case len(t.in) < size && size == inputSize:
-		t.in = inputs.Get().(*[inputSize]byte)[:]
-	case len(t.in) < size, len(t.in) > size && len(input) == 0: // it has grown, or was preloaded
-		t.in = make([]byte, size)
-	case len(input) == len(t.in):
-		t.in = make([]byte, 2*len(t.in))
-	case t.r == 0:
-		return
-	}
-	t.r, t.w = 0, copy(t.in, input)
-}
-
-// release gives the input buffer back. What has not been decoded, a part of
-// a header, of a control frame or of a request, stays in a copy of its size.
-func (t *transport) release() {
-	b := t.in
-	t.in = slices.Clone(b[t.r:t.w])
-	if t.r == t.w {
-		t.in = nil
-	}
-	t.r, t.w = 0, len(t.in)
-	if len(b) == inputSize {
-		inputs.Put((*[inputSize]byte)(b))
 	}
 }
 
@@ -434,9 +418,10 @@ func (t *transport) linger() {
 	if !t.endOutput() {
 		return
 	}
-	t.makeRoom(heldInputSize)
+	in := t.reading()
+	in.makeRoom(heldInputSize)
 	for err := error(nil); err == nil; {
-		_, err = t.readFrom(t.in)
+		_, err = t.readFrom(in.space())
 	}
 }
 

@@ -68,12 +68,12 @@ func TestIdle(t *testing.T) {
 					if err := tt.read(c); !errors.Is(err, os.ErrDeadlineExceeded) {
 						t.Fatal(err)
 					}
-					if len(c.t.in) == len(tt.then) && cap(c.t.in) <= 16 && c.write.first == nil && cap(c.read.chunk) == 0 {
+					if c.t.buffered() == len(tt.then) && held(&c.t) <= 16 && c.write.first == nil && cap(c.read.chunk) == 0 {
 						break
 					}
 					if d > time.Second {
 						t.Fatalf("holds input: %d of %d, chunk: %d of %d, output: %t",
-							len(c.t.in), cap(c.t.in), len(c.read.chunk), cap(c.read.chunk), c.write.first != nil)
+							c.t.buffered(), held(&c.t), len(c.read.chunk), cap(c.read.chunk), c.write.first != nil)
 					}
 				}
 			})
@@ -575,6 +575,14 @@ func fillUntil(t *testing.T, tr *transport, n int) {
 	}
 }
 
+// held returns how many bytes the input buffer of tr has.
+func held(tr *transport) int {
+	if tr.in == nil {
+		return 0
+	}
+	return cap(tr.in.b)
+}
+
 // Input stays in its order until it is used, however much of it there is, and also while the
 // buffer is given back.
 func TestTransportInput(t *testing.T) {
@@ -595,8 +603,8 @@ func TestTransportInput(t *testing.T) {
 			}
 			tr.use(2)
 			tr.release()
-			if string(tr.input()) != "cdef" || len(tr.in) != 4 || cap(tr.in) > 16 {
-				t.Errorf("the input is %q in %d bytes", tr.input(), cap(tr.in))
+			if string(tr.input()) != "cdef" || held(tr) > 16 {
+				t.Errorf("the input is %q in %d bytes", tr.input(), held(tr))
 			}
 			text := string(sampleText(3*inputSize, 1))
 			sent = send(peer, text)
@@ -616,7 +624,7 @@ func TestTransportInput(t *testing.T) {
 				t.Errorf("the input is %q", tr.input())
 			}
 			if tr.release(); tr.in != nil {
-				t.Errorf("%d bytes are held for no input", len(tr.in))
+				t.Errorf("%d bytes are held for no input", held(tr))
 			}
 			peer.Close()
 			for range 2 {
@@ -628,6 +636,11 @@ func TestTransportInput(t *testing.T) {
 	}
 }
 
+// A sourceFunc is a source that is a function.
+type sourceFunc func(fd uintptr) bool
+
+func (f sourceFunc) tryRead(fd uintptr) bool { return f(fd) }
+
 // A socket is waited on without a buffer, but for what has not been used.
 func TestTransportWait(t *testing.T) {
 	for _, left := range []string{"", "abc"} {
@@ -637,16 +650,16 @@ func TestTransportWait(t *testing.T) {
 		}
 		fillUntil(t, tr, 2+len(left))
 		tr.use(2)
-		held := make(chan int, 1000) // bytes, as it begins to wait
-		tr.try = func(fd uintptr) bool {
+		sizes := make(chan int, 1000) // of the buffer, as it begins to wait
+		tr.reading().from = sourceFunc(func(fd uintptr) bool {
 			done := tr.tryRead(fd)
 			if !done {
-				held <- cap(tr.in)
+				sizes <- held(tr)
 			}
 			return done
-		}
+		})
 		filled := goErr(func() error { return tr.fill() })
-		if n := wait(t, held); n > 16 || left == "" && n > 0 {
+		if n := wait(t, sizes); n > 16 || left == "" && n > 0 {
 			t.Errorf("it waits with a buffer of %d bytes for %q", n, left)
 		}
 		if _, err := io.WriteString(peer, "d"); err != nil {
@@ -671,12 +684,12 @@ func TestTransportShrinks(t *testing.T) {
 	tr := newTransport(&memStream{Reader: strings.NewReader("more")})
 	tr.preload(make([]byte, 64<<10))
 	tr.use(64<<10 - 1)
-	if err := tr.fill(); err != nil || len(tr.in) != 64<<10 {
-		t.Errorf("with input, the buffer has %d bytes, %v", len(tr.in), err)
+	if err := tr.fill(); err != nil || held(tr) != 64<<10 {
+		t.Errorf("with input, the buffer has %d bytes, %v", held(tr), err)
 	}
 	tr.use(tr.buffered())
-	if err := tr.fill(); err != io.EOF || len(tr.in) != heldInputSize {
-		t.Errorf("without input, the buffer has %d bytes, %v", len(tr.in), err)
+	if err := tr.fill(); err != io.EOF || held(tr) != heldInputSize {
+		t.Errorf("without input, the buffer has %d bytes, %v", held(tr), err)
 	}
 }
 
@@ -696,8 +709,8 @@ func TestTransportRead(t *testing.T) {
 			p := make([]byte, 5000)
 			for len(got) < len(text) {
 				n, err := tr.read(p)
-				if n == 0 || err != nil || tr.buffered() > 0 || tr.isSocket() && tr.in != nil {
-					t.Fatalf("read %d bytes, %v, and %d bytes are held", n, err, len(tr.in))
+				if n == 0 || err != nil || tr.buffered() > 0 || tr.isSocket() && held(tr) > 0 {
+					t.Fatalf("read %d bytes, %v, and %d bytes are held", n, err, held(tr))
 				}
 				got += string(p[:n])
 			}

@@ -43,7 +43,7 @@ func (c *Conn) awaitTurnLocked(shaking bool) error {
 func (c *Conn) waitMethodLocked() {
 	c.mu.assertLocked()
 	for c.turn == turnMethod && c.end.readable() == nil {
-		c.cond.Wait()
+		c.cond.wait(&c.mu)
 	}
 }
 
@@ -75,7 +75,7 @@ func (c *Conn) releaseLocked(err error) error {
 	if c.end.readable() != nil {
 		c.read.stop()
 	}
-	c.cond.Broadcast()
+	c.cond.broadcast()
 	return cmp.Or(c.end.readable(), err)
 }
 

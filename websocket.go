@@ -143,8 +143,8 @@ type Conn struct {
 	turn   turn
 	end    ending
 	write  writer
-	cond   sync.Cond // signals a change of any of these
-	pings  *pinger   // or nil: there has been no ping
+	cond   changes // signals a change of any of these
+	pings  *pinger // or nil: there has been no ping
 	timers timers
 	req    keptRequest // that was accepted
 
@@ -210,7 +210,6 @@ func newConn(rw io.ReadWriter, o *Options, client bool) *Conn {
 
 func (c *Conn) init(o *Options, client bool) {
 	c.opts = cmp.Or(o, noOptions)
-	c.cond.L = &c.mu
 	c.read.init(client, messageLimit(c.opts.MaxMessage))
 	c.write.init(client)
 }
@@ -336,7 +335,7 @@ func (c *Conn) limitReadLocked(at time.Time) bool {
 func (c *Conn) SetWriteDeadline(t time.Time) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.cond.Broadcast() // to those that wait until the deadline
+	c.cond.broadcast() // to those that wait until the deadline
 	return c.t.setWriteDeadline(t)
 }
 
@@ -355,6 +354,24 @@ const (
 	turnServe
 	turnCloser
 )
+
+// Changes are a sync.Cond that is there once somebody has waited.
+type changes struct{ cond *sync.Cond }
+
+// wait waits for a change. l, which guards it, is held.
+func (c *changes) wait(l sync.Locker) {
+	if c.cond == nil {
+		c.cond = sync.NewCond(l)
+	}
+	c.cond.Wait()
+}
+
+// broadcast tells all who wait of a change. The lock is held.
+func (c *changes) broadcast() {
+	if c.cond != nil {
+		c.cond.Broadcast()
+	}
+}
 
 // A pinger has the pings that wait for their pongs, in the order sent. The lock of its Conn
 // guards it.

@@ -137,7 +137,7 @@ func (w *messageWriter) Close() error {
 	if err == errBusy {
 		return err
 	}
-	c.cond.Broadcast()
+	c.cond.broadcast()
 	if err != nil {
 		// What has been sent cannot become a valid message any more.
 		c.putCloseLocked(failure(CloseInternalError, "a text message ended within a rune"))
@@ -208,7 +208,7 @@ func (c *Conn) waitLocked(by patience) error {
 			c.timers.wakeAt(at, c.wake)
 		}
 	}
-	c.cond.Wait()
+	c.cond.wait(&c.mu)
 	return nil
 }
 
@@ -216,7 +216,7 @@ func (c *Conn) waitLocked(by patience) error {
 func (c *Conn) wake() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.cond.Broadcast()
+	c.cond.broadcast()
 }
 
 // putLocked sends a data frame of which first is the first byte, and m the open message if it
@@ -318,7 +318,7 @@ func (c *Conn) writeCompressedLocked(t MessageType, p []byte) error {
 	}
 	if len(message) < directSize { // it is put behind the others at once
 		c.write.end()
-		c.cond.Broadcast()
+		c.cond.broadcast()
 		return c.putLocked(finBit|rsv|byte(t), message, len(p), nil)
 	}
 	err = c.putLocked(finBit|rsv|byte(t), message, len(p), compressing)
@@ -326,7 +326,7 @@ func (c *Conn) writeCompressedLocked(t MessageType, p []byte) error {
 	if c.write.unqueue(c.end.writable() == nil) {
 		c.writeLaterLocked(0)
 	}
-	c.cond.Broadcast()
+	c.cond.broadcast()
 	return err
 }
 
@@ -336,7 +336,7 @@ func (c *Conn) breakLocked(err error) error {
 	c.mu.assertLocked()
 	const reason = "a message could not be compressed"
 	c.putCloseLocked(&CloseError{Code: CloseInternalError, Reason: reason, by: byUs, err: err})
-	c.cond.Broadcast()
+	c.cond.broadcast()
 	c.flushLocked(ours)
 	return fmt.Errorf("websocket: %s: %w", reason, err)
 }
@@ -400,7 +400,7 @@ func (c *Conn) drainLocked(b batch, by patience) (err error) {
 		if late {
 			c.writeLaterLocked(0)
 		}
-		c.cond.Broadcast()
+		c.cond.broadcast()
 	}()
 	for more := true; more; {
 		var head, tail []byte
