@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"io"
 	"slices"
+	"sync"
 	"sync/atomic"
 )
 
@@ -15,8 +16,16 @@ import (
 // A message comes in chunks, which lie in the input. If it is compressed it is inflated as a
 // whole where it has come whole, and else by unpack.stream.
 type reader struct {
-	dec    decoder
-	unpack *unpacker // or nil
+	*reading // or nil: the connection rests
+	masked   bool
+	hixie    bool
+	unpack   *unpacker     // or nil
+	limit    atomic.Uint64 // bytes that the next message may have; set at any time
+}
+
+// A reading is what there is of a message.
+type reading struct {
+	dec decoder
 
 	chunk  []byte      // payload that has been decoded and not been taken
 	kept   bool        // it does not lie in the input, but was put back
@@ -27,14 +36,31 @@ type reader struct {
 	streaming bool   // a messageReader reads the message
 	streams   uint64 // number of the last that one has read
 	spare     []byte // room for the next messages to be kept
-
-	limit atomic.Uint64 // bytes that the next message may have; set at any time
 }
+
+// unusedReadings holds those of connections that rest.
+var unusedReadings = sync.Pool{New: func() any { return new(reading) }}
 
 // init makes r ready for what a peer of the other role sends.
 func (r *reader) init(client bool, limit uint64) {
-	r.dec.masked = !client
+	r.masked = !client
 	r.limit.Store(limit)
+	r.wake()
+}
+
+// rest gives up what is not needed between two messages, and wake, which may be called again, gets
+// it back.
+func (r *reader) rest() {
+	*r.reading = reading{}
+	unusedReadings.Put(r.reading)
+	r.reading = nil
+}
+
+func (r *reader) wake() {
+	if r.reading == nil {
+		r.reading = unusedReadings.Get().(*reading)
+	}
+	r.dec.masked, r.dec.hixie, r.dec.deflate = r.masked, r.hixie, r.unpack != nil
 }
 
 // setLimit lets the messages that have not begun have limit bytes. It may be called without the
@@ -43,7 +69,8 @@ func (r *reader) setLimit(limit uint64) { r.limit.Store(limit) }
 
 // speak lets r read a version of the protocol, with compression unless u is nil.
 func (r *reader) speak(hixie bool, u *unpacker) {
-	r.dec.hixie, r.dec.deflate, r.unpack = hixie, u != nil, u
+	r.hixie, r.unpack = hixie, u
+	r.wake()
 }
 
 // next decodes the first piece of the input, and returns it with the number of bytes used; 0

@@ -12,6 +12,7 @@ func TestReaderKeep(t *testing.T) {
 	p := []byte("message ")
 	var kept [n][]byte
 	var r reader
+	r.wake()
 	if got := testing.AllocsPerRun(10, func() {
 		for i := range kept {
 			kept[i] = r.keep(p, (n-1-i)*len(p))
@@ -34,6 +35,7 @@ func TestReaderKeep(t *testing.T) {
 	}
 	for _, tt := range []struct{ size, left, spare int }{{10, 1 << 20, sharedSize - 10}, {sharedSize + 1, 1 << 20, 0}, {10, 5, 5}, {0, 100, 0}} {
 		var r reader
+		r.wake()
 		if got := r.keep(make([]byte, tt.size), tt.left); len(got) != tt.size || len(r.spare) != tt.spare {
 			t.Errorf("%d bytes before %d others leave %d spare, want %d", tt.size, tt.left, len(r.spare), tt.spare)
 		}

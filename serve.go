@@ -365,9 +365,14 @@ func (c *Conn) restFirst() bool {
 // rest has c wait for input without a goroutine, and reports whether it does. Then goOn is called.
 func (c *Conn) rest() bool {
 	c.t.release()
+	c.read.rest()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.serve.watcher() != nil && c.deadlineIsFarLocked() && c.serve.service().resting.wait(c)
+	if c.serve.watcher() != nil && c.deadlineIsFarLocked() && c.serve.service().resting.wait(c) {
+		return true
+	}
+	c.read.wake()
+	return false
 }
 
 // goOn goes on after a rest, in a goroutine of its own. The stack of that is small as long as the
@@ -378,6 +383,7 @@ func (c *Conn) goOn() {
 		c.serve.mayRest(1)
 	}
 	k.hasten(c, restSoon)
+	c.read.wake()
 	c.t.wait()
 	growStack(0)
 	by.serve(c)
