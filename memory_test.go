@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+	"unsafe"
 )
 
 // heldMemory returns how many bytes of the heap are in use, without those in pools.
@@ -22,6 +23,13 @@ func heldMemory() int {
 	}
 	runtime.ReadMemStats(&m)
 	return int(m.HeapAlloc)
+}
+
+// An idle connection is little more than its Conn.
+func TestConnSize(t *testing.T) {
+	if n := unsafe.Sizeof(Conn{}); n > 384 {
+		t.Errorf("a Conn has %d bytes", n)
+	}
 }
 
 // TestHeldMemory shows that a connection which waits for the rest of a message holds memory of

@@ -12,11 +12,12 @@ import (
 // A feed gives a reader bytes as they might arrive, and keeps the messages and the control
 // frames that come out.
 type feed struct {
-	r    *reader
-	in   []byte // has not been used
-	need int    // that the reader has asked for last
-	part []byte // of the message in progress
-	got  []sent
+	r     *reader
+	rests bool   // it rests whenever it can
+	in    []byte // has not been used
+	need  int    // that the reader has asked for last
+	part  []byte // of the message in progress
+	got   []sent
 }
 
 // newFeed returns a feed for a reader of either role, that lets messages have limit bytes and be
@@ -41,6 +42,10 @@ func (f *feed) add(p []byte, take func(*feed) error) error {
 		}
 		if f.r.ready() {
 			return fmt.Errorf("something is ready after all has been taken")
+		}
+		if f.rests && f.r.between() && !f.r.inflating() {
+			f.r.rest()
+			f.r.wake()
 		}
 		p, n, err := f.r.next(f.in)
 		if err != nil || n == 0 {
@@ -182,6 +187,7 @@ func TestReader(t *testing.T) {
 						check(f, fmt.Sprintf("client: %t, cut %d", client, i), err)
 					}
 					f := newFeed(client, tt.hixie, tt.takeover, 1000)
+					f.rests = true
 					err := f.add(nil, way.take)
 					for rest := wire; len(rest) > 0 && err == nil; {
 						n := f.need
