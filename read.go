@@ -116,8 +116,8 @@ func (r *messageReader) Read(p []byte) (int, error) {
 
 // Read reads the payload of all messages, of both types, as one stream. It returns
 // what has arrived, of one message at a time. At an orderly end of the connection, and
-// if the transport ends between two messages, it returns io.EOF. If Read has read a part of a message, the other methods return
-// the rest as if it were a message.
+// if the transport ends between two messages, it returns io.EOF. If Read has read a part of a
+// message, the other methods return the rest as if it were a message.
 func (c *Conn) Read(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil

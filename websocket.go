@@ -13,8 +13,8 @@
 //	http.Handle("/chat", chat)
 //
 // It pings silent clients, keeps slow ones from holding up others, counts in [Server.Stats] what
-// happens, and ends in order with [Server.Shutdown]. [Upgrade] makes a single [Conn] of a request, for a handler that reads in
-// a loop of its own:
+// happens, and ends in order with [Server.Shutdown]. [Upgrade] makes a single [Conn] of a request,
+// for a handler that reads in a loop of its own:
 //
 //	c, err := websocket.Upgrade(w, r, nil)
 //	if err != nil {
