@@ -3,13 +3,14 @@
 package websocket
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"io"
-	"math"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"syscall/js"
 	"time"
@@ -187,37 +188,57 @@ func (s *pageStream) Close() error {
 	return s.pipeEnd.Close()
 }
 
-// send sends messages once there is room, of which no event tells. At a close frame, or without one
-// at the end, it leaves the closing handshake to the browser, and out codes that a page must not send.
+// send sends messages once there is room, of which no event tells. At a close frame it leaves the
+// closing handshake to the browser, and out codes that a page must not send.
 func (s *pageStream) send() {
-	var t transport
-	t.init(pipeEnd{in: s.out})
-	d := decoder{masked: true, limit: math.MaxInt64}
-	for message := []byte(nil); ; {
-		d.fragments = 0 // any number is sent as one
-		p, n, err := d.next(t.input())
-		if err != nil || n == 0 && t.fill() != nil || p.opcode == opClose {
-			if code, reason, _ := parseClose(p.payload); code == CloseNormal || code >= 3000 {
+	r := bufio.NewReader(pipeEnd{in: s.out})
+	for opcode, message := byte(0), []byte(nil); ; {
+		h, n := header{}, len(message)
+		h, message = nextFrame(r, message)
+		if h.opcode == opClose {
+			if code, reason, _ := parseClose(message[n:]); code == CloseNormal || code >= 3000 {
 				s.ws.Call("close", int(code), reason)
 			} else {
 				s.ws.Call("close")
 			}
 			return
 		}
-		t.use(n)
-		if message = append(message, p.payload...); !p.end {
+		if h.opcode != opContinuation {
+			opcode = h.opcode
+		}
+		if !h.fin {
 			continue
 		}
 		for s.ws.Get("bufferedAmount").Int() >= s.limit && s.ws.Get("onclose").Truthy() { // it has not ended
 			time.Sleep(10 * time.Millisecond)
 		}
 		data := newUint8Array(message)
-		if p.opcode == opText {
+		if opcode == opText {
 			data = textDecoder.Call("decode", data)
 		}
 		s.ws.Call("send", data)
 		message = nil // and not its memory again, as in more
 	}
+}
+
+// nextFrame reads a frame as a Conn writes it, and appends its payload to p. The end is as good as
+// a close frame without a code.
+func nextFrame(r *bufio.Reader, p []byte) (header, []byte) {
+	b, _ := r.Peek(2)
+	_, size := parseHeader(b)
+	b, err := r.Peek(size)
+	h, _ := parseHeader(b)
+	if err != nil {
+		return header{opcode: opClose}, p
+	}
+	r.Discard(size)
+	n, end := len(p), len(p)+int(h.length)
+	p = slices.Grow(p, int(h.length))[:end]
+	if _, err := io.ReadFull(r, p[n:]); err != nil {
+		return header{opcode: opClose}, p[:n]
+	}
+	mask(p[n:], h.key)
+	return h, p
 }
 
 // newUint8Array returns a copy of p.

@@ -3,6 +3,7 @@
 package websocket
 
 import (
+	"bytes"
 	"cmp"
 	"errors"
 	"io"
@@ -84,7 +85,7 @@ func (e pipeEnd) SetWriteDeadline(t time.Time) error {
 type pipeHalf struct {
 	mu      sync.Mutex    // guards what follows
 	cond    sync.Cond     // signals a change of any of these
-	b       []byte        // what has been written and not been read
+	b       bytes.Buffer  // what has been written and not been read
 	more    func() []byte // returns what can be read behind b, if anything; or nil
 	ended   error         // of reads behind that; nothing more is written
 	dropped bool          // nothing more is read
@@ -108,17 +109,16 @@ func (h *pipeHalf) read(p []byte) (int, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for {
-		if len(h.b) == 0 && h.more != nil {
-			h.b = h.more()
+		if h.b.Len() == 0 && h.more != nil {
+			h.b = *bytes.NewBuffer(h.more())
 		}
 		switch {
 		case h.dropped:
 			return 0, net.ErrClosed
 		case h.reads.passed:
 			return 0, os.ErrDeadlineExceeded
-		case len(h.b) > 0:
-			n := copy(p, h.b)
-			h.b = h.b[n:]
+		case h.b.Len() > 0:
+			n, _ := h.b.Read(p)
 			h.cond.Broadcast()
 			return n, nil
 		case h.ended != nil:
@@ -132,7 +132,7 @@ func (h *pipeHalf) write(p []byte) (n int, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for n < len(p) {
-		room := min(len(p)-n, pipeSize-len(h.b))
+		room := min(len(p)-n, pipeSize-h.b.Len())
 		switch {
 		case h.ended != nil:
 			return n, net.ErrClosed
@@ -144,7 +144,7 @@ func (h *pipeHalf) write(p []byte) (n int, err error) {
 			h.cond.Wait()
 			continue
 		}
-		h.b = append(h.b, p[n:n+room]...)
+		h.b.Write(p[n : n+room])
 		n += room
 		h.cond.Broadcast()
 	}

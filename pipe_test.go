@@ -470,7 +470,7 @@ func TestPipeStream(t *testing.T) {
 	run("room", func(t *testing.T, a, b pipeEnd) {
 		sent := goErr(func() error { write(t, a, full+full+"end", 2*pipeSize+3, nil); return nil })
 		synctest.Wait()
-		if n := len(b.in.b); n != pipeSize {
+		if n := b.in.b.Len(); n != pipeSize {
 			t.Errorf("the pipe holds %d bytes", n)
 		}
 		got := make([]byte, 2*pipeSize+3)
