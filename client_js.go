@@ -8,9 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
-	"slices"
 	"strings"
 	"syscall/js"
 	"time"
@@ -34,7 +32,7 @@ func dial(ctx context.Context, r *http.Request, req *Request, o *Options) (*Conn
 		"heed Options.Deflate":            o.Deflate != nil,
 		"heed Options.PingInterval":       o.PingInterval > 0,
 		"send the user of a URL":          r.URL.User != nil,
-		"connect, as it has no WebSocket": constructor.IsUndefined(),
+		"connect, as it has no WebSocket": constructor.Type() != js.TypeFunction,
 	} {
 		if asked {
 			return nil, fmt.Errorf("websocket: this page cannot %s: %w", what, errors.ErrUnsupported)
@@ -45,7 +43,7 @@ func dial(ctx context.Context, r *http.Request, req *Request, o *Options) (*Conn
 		ctx, cancel = context.WithTimeout(ctx, d)
 		defer cancel()
 	}
-	s := &pageStream{pipeEnd: pipeEnd{newPipeHalf(), newPipeHalf()}, limit: o.queueLimit(), opened: make(chan bool, 2)}
+	s := &pageStream{pipeEnd: pipeEnd{newPipeHalf(), newPipeHalf()}, limit: o.queueLimit(), opened: make(chan bool, 3)}
 	if err := s.open(constructor, "ws"+strings.TrimPrefix(r.URL.String(), "http"), o.Protocols); err != nil {
 		return nil, fmt.Errorf("websocket: %w", err)
 	}
@@ -72,7 +70,7 @@ type pageStream struct {
 	ws      js.Value
 	handler js.Func       // of its events
 	limit   int           // bytes that may wait in either direction
-	opened  chan bool     // gets whether the opening handshake has succeeded, and then the end
+	opened  chan bool     // gets whether the opening handshake has succeeded, and then two ends at most
 	queue   []pageMessage // behind what is in the pipe, whose lock guards this, too
 	queued  int           // bytes in the queue
 }
@@ -113,27 +111,23 @@ func (s *pageStream) listen(f any) {
 
 // handle handles an event. The last one tells of a close frame, if one has come.
 func (s *pageStream) handle(_ js.Value, args []js.Value) any {
-	s.in.mu.Lock()
-	defer s.in.mu.Unlock()
-	switch event := args[0]; event.Get("type").String() {
-	case "open":
-		s.opened <- true
-	case "message":
-		if data := event.Get("data"); data.Type() == js.TypeString {
-			s.put(opText, textEncoder.Call("encode", data))
-		} else {
-			s.put(opBinary, uint8Array.New(data))
+	s.in.set(func() {
+		switch event := args[0]; event.Get("type").String() {
+		case "open":
+			s.opened <- true
+		case "message":
+			if data := event.Get("data"); data.Type() == js.TypeString {
+				s.put(opText, textEncoder.Call("encode", data))
+			} else {
+				s.put(opBinary, uint8Array.New(data))
+			}
+		case "close":
+			if code := CloseCode(event.Get("code").Int()); code != CloseAbnormal {
+				s.put(opClose, newUint8Array(appendClose(nil, code, event.Get("reason").String())))
+			}
+			s.end(io.EOF)
 		}
-	case "close":
-		if code := CloseCode(event.Get("code").Int()); code != CloseAbnormal {
-			s.put(opClose, newUint8Array(appendClose(nil, code, event.Get("reason").String())))
-		}
-		s.end(io.EOF)
-	}
-	if s.in.ended != nil {
-		s.out.drop()
-	}
-	s.in.cond.Broadcast()
+	})
 	return nil
 }
 
@@ -149,64 +143,74 @@ func (s *pageStream) put(opcode byte, payload js.Value) {
 	s.queued += queuedSize + size
 }
 
-// more takes more out of the queue for the pipe. The payload of a large message stays where it is
-// until the header has been read, as the Conn may refuse it. Then it gets new memory: the page has
-// its own back when the garbage collector has run, and so that has to run the sooner, the more comes.
+// more takes more out of the queue for the pipe. Of a large message the rest stays where it is until
+// the start has been read, as the Conn may refuse it. All gets new memory: the page has its own back
+// when the garbage collector has run, and so that has to run the sooner, the more comes.
 func (s *pageStream) more() []byte {
 	if len(s.queue) == 0 {
 		return nil
 	}
-	m := s.queue[0]
-	if s.queue[0].header = nil; m.header != nil && m.size > heldInputSize {
-		return m.header
-	}
-	n := len(m.header)
-	p := append(m.header, make([]byte, m.size)...)
+	m := &s.queue[0]
+	n, size := len(m.header), min(m.size, pipeSize)
+	p := append(m.header, make([]byte, size)...)
 	js.CopyBytesToGo(p[n:], m.payload)
+	s.queued -= size
+	if m.size -= size; m.size > 0 {
+		m.header, m.payload = nil, m.payload.Call("subarray", size)
+		return p
+	}
 	s.queue[0] = pageMessage{}
 	s.queue = s.queue[1:]
-	s.queued -= queuedSize + m.size
+	s.queued -= queuedSize
 	return p
 }
 
-// end lets nothing more come behind the queue.
+// end lets nothing more come behind the queue, and nothing more be sent.
 func (s *pageStream) end(err error) {
+	s.in.ended = err
+	s.opened <- false
 	s.listen(nil)
 	s.handler.Release()
-	s.in.ended = err
-	select {
-	case s.opened <- false:
-	default: // it was open
-	}
+	s.out.drop()
 }
 
 // Close lets no more messages come. What has been written is still sent.
 func (s *pageStream) Close() error {
-	s.in.mu.Lock()
-	s.end(net.ErrClosed)
-	s.in.mu.Unlock()
+	s.in.set(func() { s.listen(nil); s.queue = nil })
+	s.handler.Release()
 	return s.pipeEnd.Close()
 }
 
-// send sends messages once there is room, of which no event tells. At a close frame it leaves the
-// closing handshake to the browser, and out codes that a page must not send.
+// send sends messages once there is room, of which no event tells. The closing handshake it leaves to
+// the browser, and out codes that a page must not send.
 func (s *pageStream) send() {
+	defer func() {
+		if thrown := recover(); thrown != nil { // as at a text that is too long for the page
+			s.in.set(func() { s.end(thrown.(js.Error)) })
+		}
+		s.ws.Call("close") // if it is still open
+	}()
 	r := bufio.NewReader(pipeEnd{in: s.out})
 	for opcode, message := byte(0), []byte(nil); ; {
-		h, n := header{}, len(message)
-		h, message = nextFrame(r, message)
-		if h.opcode == opClose {
-			if code, reason, _ := parseClose(message[n:]); code == CloseNormal || code >= 3000 {
+		b, _ := r.Peek(2)
+		_, size := parseHeader(b)
+		b, err := r.Peek(size)
+		if err != nil {
+			return
+		}
+		h, _ := parseHeader(b)
+		r.Discard(size)
+		n := len(message)
+		message = append(message, make([]byte, h.length)...)
+		_, err = io.ReadFull(r, message[n:])
+		mask(message[n:], h.key)
+		if err != nil || h.opcode == opClose {
+			if code, reason, _ := parseClose(message[n:]); err == nil && (code == CloseNormal || code >= 3000) {
 				s.ws.Call("close", int(code), reason)
-			} else {
-				s.ws.Call("close")
 			}
 			return
 		}
-		if h.opcode != opContinuation {
-			opcode = h.opcode
-		}
-		if !h.fin {
+		if opcode |= h.opcode; !h.fin { // of a continuation it is 0
 			continue
 		}
 		for s.ws.Get("bufferedAmount").Int() >= s.limit && s.ws.Get("onclose").Truthy() { // it has not ended
@@ -217,28 +221,8 @@ func (s *pageStream) send() {
 			data = textDecoder.Call("decode", data)
 		}
 		s.ws.Call("send", data)
-		message = nil // and not its memory again, as in more
+		opcode, message = 0, nil // and not its memory again, as in more
 	}
-}
-
-// nextFrame reads a frame as a Conn writes it, and appends its payload to p. The end is as good as
-// a close frame without a code.
-func nextFrame(r *bufio.Reader, p []byte) (header, []byte) {
-	b, _ := r.Peek(2)
-	_, size := parseHeader(b)
-	b, err := r.Peek(size)
-	h, _ := parseHeader(b)
-	if err != nil {
-		return header{opcode: opClose}, p
-	}
-	r.Discard(size)
-	n, end := len(p), len(p)+int(h.length)
-	p = slices.Grow(p, int(h.length))[:end]
-	if _, err := io.ReadFull(r, p[n:]); err != nil {
-		return header{opcode: opClose}, p[:n]
-	}
-	mask(p[n:], h.key)
-	return h, p
 }
 
 // newUint8Array returns a copy of p.

@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"os"
 	"reflect"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall/js"
@@ -46,6 +47,8 @@ func dialPage(t *testing.T, path string, o *Options) *Conn {
 		c.CloseNow()
 		if s := c.t.rw.(*pageStream); !s.ws.Get("onmessage").IsNull() {
 			t.Error("the page still has events for the connection")
+		} else if len(s.queue) > 0 {
+			t.Error("a closed connection still has messages")
 		}
 	})
 	return c
@@ -266,10 +269,12 @@ func TestPageUnsupported(t *testing.T) {
 	expectMessage(t, c, Text, nil)
 
 	constructor := js.Global().Get("WebSocket")
-	js.Global().Set("WebSocket", js.Undefined())
 	defer js.Global().Set("WebSocket", constructor)
-	if _, err := Dial(t.Context(), echo, nil); !errors.Is(err, errors.ErrUnsupported) {
-		t.Error("without a WebSocket:", err)
+	for _, none := range []js.Value{js.Undefined(), js.Null()} {
+		js.Global().Set("WebSocket", none)
+		if _, err := Dial(t.Context(), echo, nil); !errors.Is(err, errors.ErrUnsupported) {
+			t.Errorf("the WebSocket is %v: %v", none, err)
+		}
 	}
 }
 
@@ -531,11 +536,65 @@ func TestPageMaxMessage(t *testing.T) {
 	if _, _, err := c.ReadMessage(); !errors.As(err, &e) || e.Code != CloseMessageTooBig {
 		t.Error("a message that is too large:", err)
 	}
-	if s := c.t.rw.(*pageStream); len(s.queue) != 1 || s.queue[0].size != 200_000 {
-		t.Errorf("a message that is refused has left the page's memory, which has %d", len(s.queue))
+	if s := c.t.rw.(*pageStream); len(s.queue) != 1 || s.queue[0].size != 200_000-pipeSize {
+		t.Error("the rest of a message that is refused is not in the page's memory any more")
 	}
 	if err := c.Close(); err != nil {
 		t.Error("Close:", err)
+	}
+}
+
+// A message that is refused does not take the memory of Go either when Close drops it.
+func TestPageDropped(t *testing.T) {
+	const size = 64 << 20
+	c := dialPage(t, fmt.Sprint("/flood?n=1&size=", size), nil)
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	var e *CloseError
+	if _, _, err := c.ReadMessage(); !errors.As(err, &e) || e.Code != CloseMessageTooBig {
+		t.Error("a message that is too large:", err)
+	}
+	if err := c.Close(); err != nil {
+		t.Error("Close:", err)
+	}
+	runtime.ReadMemStats(&after)
+	if n := after.Sys - before.Sys; n > size/2 {
+		t.Errorf("to drop %d MiB has taken %d MiB", size>>20, n>>20)
+	}
+}
+
+// What the page throws ends the connection, and not the program.
+func TestPageSendThrows(t *testing.T) {
+	c := dialPage(t, "/end?id=throws", nil)
+	c.t.rw.(*pageStream).ws.Set("send", js.Global().Get("Function").New("throw new RangeError('it is too long')"))
+	if err := c.WriteMessage(Text, []byte("meow")); err != nil {
+		t.Fatal(err)
+	}
+	_, _, err := c.ReadMessage()
+	if e := (*CloseError)(nil); !errors.As(err, &e) || e.Code != CloseAbnormal || !strings.Contains(err.Error(), "it is too long") {
+		t.Error("a read after that:", err)
+	}
+	if err := c.WriteMessage(Text, nil); err == nil {
+		t.Error("a write after that succeeds")
+	}
+	if err := c.Close(); err != nil {
+		t.Error("Close:", err)
+	}
+	expectEnded(t, "throws", `0 messages, 1005 ""`)
+}
+
+// CloseNow ends what waits for a network that takes nothing. TestMain sees if a goroutine stays.
+func TestPageStuck(t *testing.T) {
+	c := dialPage(t, "/deaf", &Options{MaxQueue: 1 << 10})
+	c.SetWriteDeadline(time.Now().Add(100 * time.Millisecond))
+	for err := error(nil); err == nil; {
+		err = c.WriteMessage(Binary, make([]byte, 1<<20))
+	}
+	if c.t.rw.(*pageStream).ws.Get("bufferedAmount").Int() == 0 {
+		t.Error("the network takes all")
+	}
+	if err := c.CloseNow(); err != nil {
+		t.Error("CloseNow:", err)
 	}
 }
 
