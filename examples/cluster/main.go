@@ -3,13 +3,12 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"embed"
 	"encoding/json"
-	"errors"
 	"flag"
-	"fmt"
 	"log"
 	"maps"
 	"net"
@@ -27,10 +26,7 @@ import (
 	"github.com/54eee7d7/websocket"
 )
 
-const (
-	beat              = 500 * time.Millisecond // between two signs of life of a node
-	silence, maxNames = 4, 100                 // beats without one until a node is lost; and clients of a room that it names
-)
+const beat = 500 * time.Millisecond // between two signs of life of a node
 
 //go:embed index.html chat.css chat.js
 var page embed.FS
@@ -45,15 +41,15 @@ type event struct {
 }
 
 func (e event) json() []byte {
-	p, _ := json.Marshal(e) // all of it can be JSON
-	return p
+	return must(json.Marshal(e)) // all of it can be JSON
 }
 
-// A node is one process of the cluster.
+// A node is one process of the cluster. Its methods live, setNode, here, say and exit are called
+// with mu held.
 type node struct {
 	websocket.Server
-	id   string
-	nats *nats.Conn
+	id, url string
+	nats    *nats.Conn
 
 	mu     sync.Mutex
 	rooms  map[string]*room
@@ -70,59 +66,62 @@ type room struct {
 	changed bool     // since the others were told who is here
 }
 
-// newNode joins the cluster at a NATS server.
-func newNode(natsURL string) *node {
-	n := &node{id: rand.Text()[:6], rooms: map[string]*room{}, nodes: map[string]string{}, missed: map[string]int{}}
+// newNode joins the cluster at a NATS server. The others learn the URL of the node.
+func newNode(natsURL, url string) *node {
+	n := &node{id: rand.Text()[:6], url: url, rooms: map[string]*room{}, nodes: map[string]string{}, missed: map[string]int{}}
 	n.Options = websocket.Options{MaxMessage: 4 << 10, Origins: []string{"http://localhost:*", "http://127.0.0.1:*"}}
-	var err error
-	n.nats, err = nats.Connect(natsURL, nats.MaxReconnects(-1), nats.ReconnectWait(beat/2),
+	n.nats = must(nats.Connect(natsURL, nats.MaxReconnects(-1), nats.ReconnectWait(beat/2),
 		nats.ReconnectBufSize(-1), // what cannot be said now is not said later
-		nats.DisconnectErrHandler(func(*nats.Conn, error) { n.setNode(n.id, "") }),
-		nats.ReconnectHandler(func(*nats.Conn) { n.leave() })) // the others tell who is there when it is back
-	check(err)
-	n.nats.Subscribe("chat.node.*", func(m *nats.Msg) { n.setNode(m.Subject[len("chat.node."):], string(m.Data)) })
-	n.nats.Subscribe("chat.who", func(m *nats.Msg) {
-		n.mu.Lock()
-		defer n.mu.Unlock()
-		m.Respond(n.here(string(m.Data)))
-	})
+		nats.DisconnectErrHandler(func(*nats.Conn, error) { n.locked(func() { n.setNode(n.id, "") }) }),
+		nats.ReconnectHandler(func(*nats.Conn) { n.sign("") }))) // the others tell who is there when it is back
+	n.on("chat.node.*", func(m *nats.Msg) { n.setNode(m.Subject[len("chat.node."):], string(m.Data)) })
+	n.on("chat.who", func(m *nats.Msg) { m.Respond(n.here(string(m.Data))) })
+	n.locked(n.live)
 	return n
 }
 
-// live gives signs of life, looks for nodes that give none any more, and tells what has changed here.
-func (n *node) live(url string) {
-	for ; ; time.Sleep(beat) {
-		n.nats.Publish("chat.node."+n.id, []byte(url))
-		n.mu.Lock()
-		for id := range n.nodes {
-			if n.missed[id]++; n.missed[id] > silence {
-				go n.setNode(id, "")
-			}
-		}
-		for name, r := range n.rooms {
-			r.changed = r.changed && n.nats.Publish("chat.room."+name, n.here(name)) != nil
-		}
-		n.mu.Unlock()
-	}
+// locked calls f with mu held.
+func (n *node) locked(f func()) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	f()
 }
 
-// leave tells the others at once what they would notice later.
-func (n *node) leave() error {
-	n.nats.Publish("chat.node."+n.id, nil)
-	return n.nats.FlushTimeout(beat)
+// on has f called, with mu held, for each message about a subject.
+func (n *node) on(subject string, f func(*nats.Msg)) *nats.Subscription {
+	return must(n.nats.Subscribe(subject, func(m *nats.Msg) { n.locked(func() { f(m) }) }))
+}
+
+// sign is a sign of life: the URL of the node, or none when it leaves, which the others would
+// notice later.
+func (n *node) sign(url string) error {
+	return n.nats.Publish("chat.node."+n.id, []byte(url))
+}
+
+// live gives a sign of life, drops the nodes that have given none for more than four beats, and
+// tells what has changed here. It does so again after a beat.
+func (n *node) live() {
+	n.sign(n.url)
+	for id := range n.nodes {
+		if n.missed[id]++; n.missed[id] > 4 {
+			n.setNode(id, "")
+		}
+	}
+	for name, r := range n.rooms {
+		r.changed = r.changed && n.nats.Publish("chat.room."+name, n.here(name)) != nil
+	}
+	time.AfterFunc(beat, func() { n.locked(n.live) })
 }
 
 // setNode notes the URL of a node that lives, or none of one that does not. One that has come, or
 // come back, is to hear who is here.
 func (n *node) setNode(id, url string) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.missed[id] = 0; n.nodes[id] == url {
+	delete(n.missed, id)
+	if n.nodes[id] == url {
 		return
 	}
 	if n.nodes[id] = url; url == "" {
 		delete(n.nodes, id)
-		delete(n.missed, id)
 	}
 	for _, r := range n.rooms {
 		r.changed = true
@@ -130,13 +129,10 @@ func (n *node) setNode(id, url string) {
 	n.Broadcast(websocket.Text, event{Type: "nodes", Node: n.id, Nodes: n.nodes}.json())
 }
 
-// here tells who is in a room on this node. mu is held.
+// here tells who is in a room on this node: how many, and the names of the first of them.
 func (n *node) here(name string) []byte {
-	e := event{Type: "here", Node: n.id}
-	if r := n.rooms[name]; r != nil {
-		e.N, e.Count, e.Names = r.said, len(r.conns), r.names[:min(len(r.names), maxNames)]
-	}
-	return e.json()
+	r := cmp.Or(n.rooms[name], new(room))
+	return event{Type: "here", Node: n.id, N: r.said, Count: len(r.names), Names: r.names[:min(len(r.names), 100)]}.json()
 }
 
 var isRoom = regexp.MustCompile(`^[a-z0-9-]{1,30}$`).MatchString
@@ -149,9 +145,11 @@ func (n *node) chat(w http.ResponseWriter, req *http.Request) {
 		return
 	}
 	n.ServeHTTPWith(w, req, websocket.Handler{
-		OnOpen:    func(c *websocket.Conn) { n.enter(c, in, name) },
-		OnMessage: func(_ *websocket.Conn, _ websocket.MessageType, p []byte) { n.say(in, name, string(p)) },
-		OnClose:   func(c *websocket.Conn, _ error) { n.exit(c, in) },
+		OnOpen: func(c *websocket.Conn) { n.enter(c, in, name) },
+		OnMessage: func(_ *websocket.Conn, _ websocket.MessageType, p []byte) {
+			n.locked(func() { n.say(in, name, string(p)) })
+		},
+		OnClose: func(c *websocket.Conn, _ error) { n.locked(func() { n.exit(c, in) }) },
 	})
 }
 
@@ -160,22 +158,17 @@ func (n *node) chat(w http.ResponseWriter, req *http.Request) {
 // and misses nothing from then on. What is said meanwhile waits in the Server until enter returns.
 func (n *node) enter(c *websocket.Conn, in, name string) {
 	n.mu.Lock()
-	r := n.rooms[in]
-	if r == nil {
-		r = new(room)
-		r.sub, _ = n.nats.Subscribe("chat.room."+in, func(m *nats.Msg) {
-			n.mu.Lock()
-			defer n.mu.Unlock()
-			n.Send(websocket.Text, m.Data, r.conns...)
-		})
-		n.rooms[in] = r
+	r := cmp.Or(n.rooms[in], new(room))
+	if r.sub == nil {
+		r.sub = n.on("chat.room."+in, func(m *nats.Msg) { n.Send(websocket.Text, m.Data, r.conns...) })
 	}
+	n.rooms[in] = r
 	r.conns, r.names, r.changed = append(r.conns, c), append(r.names, name), true
 	nodes := maps.Clone(n.nodes)
 	n.mu.Unlock()
 
 	c.WriteMessage(websocket.Text, event{Type: "nodes", Node: n.id, Nodes: nodes}.json())
-	answers, _ := n.nats.SubscribeSync(n.nats.NewInbox())
+	answers := must(n.nats.SubscribeSync(n.nats.NewInbox()))
 	defer answers.Unsubscribe()
 	n.nats.PublishRequest("chat.who", answers.Subject, []byte(in))
 	for end := time.Now().Add(beat); len(nodes) > 0; {
@@ -193,17 +186,14 @@ func (n *node) enter(c *websocket.Conn, in, name string) {
 
 // say passes on what a client says, through NATS to those of this node, too.
 func (n *node) say(in, name, text string) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
 	r := n.rooms[in]
 	if n.nats.Publish("chat.room."+in, event{Type: "said", Node: n.id, Name: name, Text: text, N: r.said + 1}.json()) == nil {
 		r.said++
 	}
 }
 
+// exit takes a client out of its room. A room without clients here ends, which the others hear at once.
 func (n *node) exit(c *websocket.Conn, in string) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
 	r := n.rooms[in]
 	i := slices.Index(r.conns, c)
 	r.conns, r.names, r.changed = slices.Delete(r.conns, i, i+1), slices.Delete(r.names, i, i+1), true
@@ -218,21 +208,21 @@ func (n *node) exit(c *websocket.Conn, in string) {
 // behind those of the program.
 func startNATS() string {
 	args := append([]string{"-a", "127.0.0.1", "-p", "-1", "-cluster_name", "chat"}, flag.Args()...)
-	o, err := server.ConfigureOptions(flag.NewFlagSet("", flag.ContinueOnError), args, nil, nil, nil)
-	check(err)
+	o := must(server.ConfigureOptions(flag.NewFlagSet("", flag.ContinueOnError), args, nil, nil, nil))
 	o.NoSigs, o.NoLog = true, true
-	s, err := server.NewServer(o)
-	check(err)
+	s := must(server.NewServer(o))
 	if s.Start(); !s.ReadyForConnections(10 * time.Second) {
 		log.Fatal("the embedded NATS server does not start")
 	}
 	return s.ClientURL()
 }
 
-func check(err error) {
+// must returns v, unless there is an error, which ends the program.
+func must[T any](v T, err error) T {
 	if err != nil {
 		log.Fatal(err)
 	}
+	return v
 }
 
 // main serves until it is interrupted, and then says goodbye to clients and nodes.
@@ -242,24 +232,24 @@ func main() {
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 
-	l, err := net.Listen("tcp", *addr)
-	check(err)
+	l := must(net.Listen("tcp", *addr))
 	if *natsURL == "" {
 		*natsURL = startNATS()
 	}
-	n := newNode(*natsURL)
-	go n.live("http://" + l.Addr().String())
+	n := newNode(*natsURL, "http://"+l.Addr().String())
 	time.Sleep(2 * beat)      // in which the others give signs of life
 	mux := http.NewServeMux() // not http.DefaultServeMux, where NATS shows profiles
 	mux.HandleFunc("/chat", n.chat)
 	mux.Handle("/", http.FileServerFS(page))
 	web := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute}
-	fmt.Printf("Node %s listens on http://%s/\n", n.id, l.Addr())
+	log.Printf("Node %s listens on %s/", n.id, n.url)
 	go web.Serve(l)
 
 	<-ctx.Done()
 	stop() // a second Ctrl-C does not wait
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	check(errors.Join(n.Shutdown(ctx), n.leave(), web.Shutdown(ctx)))
+	if err := cmp.Or(n.Shutdown(ctx), n.sign(""), n.nats.FlushTimeout(beat), web.Shutdown(ctx)); err != nil {
+		log.Fatal(err)
+	}
 }

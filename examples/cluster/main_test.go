@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -38,7 +39,7 @@ func TestMain(m *testing.M) {
 // A process is a node in a process of its own.
 type process struct {
 	cmd    *exec.Cmd
-	stderr *strings.Builder
+	stderr *bufio.Reader
 	id     string
 	url    string // with a slash at the end
 	addr   string
@@ -53,21 +54,24 @@ func start(t *testing.T, args ...string) *process {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	t.Cleanup(cancel)
-	p := &process{stderr: new(strings.Builder)}
+	p := new(process)
 	p.cmd = exec.CommandContext(ctx, exe, append([]string{"-addr", "127.0.0.1:0"}, args...)...)
 	p.cmd.Env = append(os.Environ(), "CLUSTER_NODE=1")
-	p.cmd.Stderr = p.stderr
-	stdout, err := p.cmd.StdoutPipe()
+	stderr, err := p.cmd.StderrPipe()
 	if err != nil {
 		t.Fatal(err)
 	}
+	p.stderr = bufio.NewReader(stderr)
 	if err := p.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(p.kill)
-	if _, err := fmt.Fscanf(stdout, "Node %s listens on %s\n", &p.id, &p.url); err != nil {
-		p.kill()
-		t.Fatalf("the node does not start: %v: %s", err, p.stderr)
+	line, _ := p.stderr.ReadString('\n')
+	var day, clock string
+	if _, err := fmt.Sscanf(line, "%s %s Node %s listens on %s\n", &day, &clock, &p.id, &p.url); err != nil {
+		p.cmd.Process.Kill()
+		rest, _ := io.ReadAll(p.stderr)
+		t.Fatalf("the node does not start: %v: %s%s", err, line, rest)
 	}
 	p.addr = strings.Trim(strings.TrimPrefix(p.url, "http:"), "/")
 	return p
@@ -244,8 +248,9 @@ func TestAlone(t *testing.T) {
 		t.Fatal(err)
 	}
 	dog.expectClose(t, websocket.CloseGoingAway)
-	if err := p.cmd.Wait(); err != nil || p.stderr.Len() > 0 {
-		t.Errorf("the node has ended with %v: %s", err, p.stderr)
+	rest, _ := io.ReadAll(p.stderr)
+	if err := p.cmd.Wait(); err != nil || len(rest) > 0 {
+		t.Errorf("the node has ended with %v: %s", err, rest)
 	}
 }
 
