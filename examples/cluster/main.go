@@ -66,14 +66,15 @@ type room struct {
 	changed bool     // since the others were told who is here
 }
 
-// newNode joins the cluster at a NATS server. The others learn the URL of the node.
+// newNode joins the cluster at a NATS server. The node's signs of life have its URL. One without says
+// that it leaves, or was away from NATS, so that the others take it for new when it is back.
 func newNode(natsURL, url string) *node {
 	n := &node{id: rand.Text()[:6], url: url, rooms: map[string]*room{}, nodes: map[string]string{}, missed: map[string]int{}}
 	n.Options = websocket.Options{MaxMessage: 4 << 10, Origins: []string{"http://localhost:*", "http://127.0.0.1:*"}}
 	n.nats = must(nats.Connect(natsURL, nats.MaxReconnects(-1), nats.ReconnectWait(beat/2),
 		nats.ReconnectBufSize(-1), // what cannot be said now is not said later
 		nats.DisconnectErrHandler(func(*nats.Conn, error) { n.locked(func() { n.setNode(n.id, "") }) }),
-		nats.ReconnectHandler(func(*nats.Conn) { n.sign("") }))) // the others tell who is there when it is back
+		nats.ReconnectHandler(func(c *nats.Conn) { c.Publish("chat.node."+n.id, nil) })))
 	n.on("chat.node.*", func(m *nats.Msg) { n.setNode(m.Subject[len("chat.node."):], string(m.Data)) })
 	n.on("chat.who", func(m *nats.Msg) { m.Respond(n.here(string(m.Data))) })
 	n.locked(n.live)
@@ -92,16 +93,10 @@ func (n *node) on(subject string, f func(*nats.Msg)) *nats.Subscription {
 	return must(n.nats.Subscribe(subject, func(m *nats.Msg) { n.locked(func() { f(m) }) }))
 }
 
-// sign is a sign of life: the URL of the node, or none when it leaves, which the others would
-// notice later.
-func (n *node) sign(url string) error {
-	return n.nats.Publish("chat.node."+n.id, []byte(url))
-}
-
 // live gives a sign of life, drops the nodes that have given none for more than four beats, and
 // tells what has changed here. It does so again after a beat.
 func (n *node) live() {
-	n.sign(n.url)
+	n.nats.Publish("chat.node."+n.id, []byte(n.url))
 	for id := range n.nodes {
 		if n.missed[id]++; n.missed[id] > 4 {
 			n.setNode(id, "")
@@ -249,7 +244,10 @@ func main() {
 	stop() // a second Ctrl-C does not wait
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	if err := cmp.Or(n.Shutdown(ctx), n.sign(""), n.nats.FlushTimeout(beat), web.Shutdown(ctx)); err != nil {
+	err := n.Shutdown(ctx)
+	n.mu.Lock() // no sign of life follows this one
+	n.nats.Publish("chat.node."+n.id, nil)
+	if err = cmp.Or(err, n.nats.FlushTimeout(beat), web.Shutdown(ctx)); err != nil {
 		log.Fatal(err)
 	}
 }

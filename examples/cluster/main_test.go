@@ -456,6 +456,38 @@ func TestKill(t *testing.T) {
 	})
 }
 
+// TestStop stops one of two nodes, which a connection without a request holds up for some seconds, as
+// one of a browser may. Once the other node has heard that it is gone, it stays so.
+func TestStop(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("a process cannot be interrupted")
+	}
+	nodes := startCluster(t, 2)
+	living, stopped := nodes[0], nodes[1]
+	tom := living.dial(t, "cats", "Tom")
+	held, err := net.Dial("tcp", stopped.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer held.Close()
+	kit := stopped.dial(t, "cats", "Kit") // accepted after that
+	kit.expectWelcome(t)
+	if err := stopped.cmd.Process.Signal(os.Interrupt); err != nil {
+		t.Fatal(err)
+	}
+	kit.expectClose(t, websocket.CloseGoingAway)
+	tom.expectNodes(t, nodes...)
+	tom.expectNodes(t, living)
+	if err := stopped.cmd.Wait(); err != nil {
+		t.Errorf("the node has ended with %v", err)
+	}
+	tom.say(t, "Where is Kit?")
+	tom.expectSaid(t)
+	if len(tom.nodes) != 1 {
+		t.Errorf("the nodes are %v", tom.nodes)
+	}
+}
+
 // TestNATSAway has NATS end and come back after 5 seconds. The clients are told, and stay.
 func TestNATSAway(t *testing.T) {
 	run := func(port int) *server.Server {
