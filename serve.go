@@ -98,8 +98,11 @@ func (c *Conn) beginServe(by *service, interval time.Duration) error {
 // serveAll calls the functions of h. What is left to do then is to close c, or if the error is
 // errRest, to call serveAll again when there is input.
 func (c *Conn) serveAll(h Handler) (err error) {
+	inside := false
 	defer func() {
-		c.t.setThen(nil)
+		if inside { // or else a method may still have the transport's input, if reads have ended
+			c.t.setThen(nil)
+		}
 		if err != errRest {
 			c.endServe(h, err)
 		}
@@ -121,6 +124,7 @@ func (c *Conn) serveAll(h Handler) (err error) {
 		}
 		buf.free()
 		if n == busyAfter && h.OnMessage != nil && c.canServeInside() {
+			inside = true
 			c.t.setThen(func() (bool, error) { return c.serveInside(h.OnMessage) })
 		}
 	}
@@ -347,9 +351,10 @@ func (c *Conn) startServe(h *Handler) {
 	}
 }
 
-// restFirst has c rest before anything else, and reports whether it does.
+// restFirst has c rest before anything else, and reports whether it does. If reads have ended, a method
+// may still have the turn.
 func (c *Conn) restFirst() bool {
-	if !c.restsNow() {
+	if c.ended() != nil || !c.restsNow() {
 		return false
 	}
 	c.opened()

@@ -342,3 +342,55 @@ func TestAdoptNoRest(t *testing.T) {
 		})
 	}
 }
+
+// A method that still reads when a closing handshake has begun has the turn, and the input, until the
+// answer has come. A connection that is served only then leaves both alone.
+func TestServeReadsStill(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		serve func(s *Server, c *Conn, h Handler) error
+	}{
+		{"Serve", func(_ *Server, c *Conn, h Handler) error { go c.Serve(h); return nil }},
+		{"Adopt", func(s *Server, c *Conn, h Handler) error { return s.Adopt(c, h) }},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			var s Server
+			a, peer := socketPair(t, "tcp", "127.0.0.1:0")
+			c := newConn(a, nil, false)
+			defer c.CloseNow()
+			read := goErr(func() error { _, _, err := c.ReadMessage(); return err })
+			for reads := false; !reads; runtime.Gosched() {
+				c.mu.Lock()
+				reads = c.turn == turnMethod
+				c.mu.Unlock()
+			}
+			ended := goErr(func() error { return c.CloseWith(4000, "") })
+			for c.ended() == nil {
+				runtime.Gosched()
+			}
+			wire := appendFrame(nil, finBit|opText, make([]byte, 100), true)
+			wire = appendFrame(wire, finBit|opClose, []byte{0x0f, 0xa0}, true)
+			sent := goErr(func() (err error) {
+				for i := 0; i < len(wire) && err == nil; i++ {
+					_, err = peer.Write(wire[i:][:1])
+				}
+				return err
+			})
+			closed := make(chan error, 1)
+			if err := tt.serve(&s, c, Handler{OnClose: func(_ *Conn, err error) { closed <- err }}); err != nil {
+				t.Fatal(err)
+			}
+			checkCode(t, wait(t, closed), 4000, byUs)
+			if err := wait(t, sent); err != nil {
+				t.Error(err)
+			}
+			checkCode(t, wait(t, read), 4000, byUs)
+			if err := wait(t, ended); err != nil {
+				t.Error(err)
+			}
+			if err := s.Shutdown(t.Context()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
