@@ -953,3 +953,22 @@ func TestTransportLinger(t *testing.T) {
 		t.Errorf("the addresses are %v and %v", tr.localAddr(), tr.remoteAddr())
 	}
 }
+
+// An error that is held for the next read stays when the input is given back.
+func TestTransportHeld(t *testing.T) {
+	a, peer := socketPair(t, "tcp", "127.0.0.1:0")
+	tr := newTransport(a)
+	a.SetReadDeadline(time.Unix(1, 0))
+	tr.wait()
+	a.SetReadDeadline(time.Time{})
+	tr.release()
+	if _, err := io.WriteString(peer, "late"); err != nil {
+		t.Fatal(err)
+	}
+	if err := tr.fill(); !isTimeout(err) {
+		t.Errorf("the timeout is lost: %v", err)
+	}
+	if tr.release(); tr.in != nil {
+		t.Error("the input is kept, though nothing is left of it")
+	}
+}
