@@ -72,12 +72,12 @@ func (t *transport) closes() bool { return t.shuts }
 // preload makes b the first input.
 func (t *transport) preload(b []byte) {
 	if len(b) > 0 {
-		t.reading().preload(b)
+		t.makeInput().preload(b)
 	}
 }
 
-// reading returns the input, for what is about to be read.
-func (t *transport) reading() *input {
+// makeInput returns the input, for what is about to be read. It takes one if there is none.
+func (t *transport) makeInput() *input {
 	if t.in == nil {
 		t.in = newInput(t)
 	}
@@ -106,7 +106,7 @@ func (t *transport) fill() error {
 	if t.raw != nil {
 		return t.fillSocket()
 	}
-	in := t.reading()
+	in := t.makeInput()
 	in.makeRoom(heldInputSize)
 	n, err := t.readFrom(in.space())
 	in.add(n)
@@ -116,7 +116,7 @@ func (t *transport) fill() error {
 // fillSocket is fill for a socket. It needs so little stack that a goroutine which does
 // nothing else keeps the one it began with.
 func (t *transport) fillSocket() error {
-	in, err := t.reading(), error(nil)
+	in, err := t.makeInput(), error(nil)
 	if !in.isHeld() {
 		err = t.raw.Read(in.try)
 	}
@@ -133,7 +133,7 @@ func (t *transport) fillSocket() error {
 // reports whether it has used all, or an error for the read.
 func (t *transport) setThen(f func() (used bool, err error)) {
 	if t.in != nil || f != nil {
-		t.reading().setThen(f)
+		t.makeInput().setThen(f)
 	}
 }
 
@@ -168,7 +168,7 @@ func (t *transport) readFrom(p []byte) (int, error) {
 	}
 	t.hear()
 	if err != nil && !isTimeout(err) {
-		t.reading().hold(err)
+		t.makeInput().hold(err)
 	}
 	return n, nil
 }
@@ -418,7 +418,7 @@ func (t *transport) linger() {
 	if !t.endOutput() {
 		return
 	}
-	in := t.reading()
+	in := t.makeInput()
 	in.makeRoom(heldInputSize)
 	for err := error(nil); err == nil; {
 		_, err = t.readFrom(in.space())

@@ -651,7 +651,7 @@ func TestTransportWait(t *testing.T) {
 		fillUntil(t, tr, 2+len(left))
 		tr.use(2)
 		sizes := make(chan int, 1000) // of the buffer, as it begins to wait
-		tr.reading().from = sourceFunc(func(fd uintptr) bool {
+		tr.makeInput().from = sourceFunc(func(fd uintptr) bool {
 			done := tr.tryRead(fd)
 			if !done {
 				sizes <- held(tr)

@@ -355,10 +355,10 @@ const (
 	turnCloser
 )
 
-// Changes are a sync.Cond that is there once somebody has waited.
+// A changes is a sync.Cond that takes memory once somebody has waited. The lock of its Conn guards it.
 type changes struct{ cond *sync.Cond }
 
-// wait waits for a change. l, which guards it, is held.
+// wait waits for a change. l is that lock, and held.
 func (c *changes) wait(l sync.Locker) {
 	if c.cond == nil {
 		c.cond = sync.NewCond(l)
