@@ -20,7 +20,7 @@ import (
 // [Upgrade], and serves it with the functions of Handler as [Conn.Serve] does, in a
 // goroutine of its own. On Linux a connection over TCP without TLS, or over a Unix socket, that
 // has been quiet for a moment gives its goroutine up until there is something to read, so that an
-// idle client needs about 2.4 KB beside net/http. A Server can stand beside other handlers on the
+// idle client needs about 2 KB beside net/http. A Server can stand beside other handlers on the
 // same port. The zero value accepts clients of its own origin and discards what they send.
 // Otherwise it is
 //
