@@ -353,3 +353,23 @@ func TestServerRestRaces(t *testing.T) {
 		t.Error("the clock has something left of the connections")
 	}
 }
+
+// A connection that rests has given back what only reads need.
+func TestServerRestReleases(t *testing.T) {
+	opened := make(chan *Conn, 1)
+	s := &Server{Options: Options{PingInterval: time.Hour}, Handler: Handler{OnOpen: func(c *Conn) { opened <- c }}}
+	l := serveTCP(t, s, false)
+	t.Cleanup(func() { s.Shutdown(t.Context()) })
+	client, err := ClientHandshake(dialTCP(t, l), "ws://server.example.com/", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.CloseNow()
+	c := wait(t, opened)
+	awaitRest(t, s, 1, 0)
+	s.resting.mu.Lock() // whatever wakes it comes later
+	defer s.resting.mu.Unlock()
+	if c.read.reading != nil || c.t.in != nil {
+		t.Error("a connection that rests holds a buffer, or the state of a message")
+	}
+}
