@@ -59,8 +59,8 @@ func (e *ending) errors() *endErrors {
 	return e.errs
 }
 
-// set returns the errors, to be changed.
-func (e *ending) set() *endErrors {
+// makeErrors returns the errors, to be changed. It makes them if there are none.
+func (e *ending) makeErrors() *endErrors {
 	if e.errs == nil {
 		e.errs = new(endErrors)
 	}
@@ -119,7 +119,7 @@ func (e *ending) stopReads(err error) bool {
 	if e.readable() != nil {
 		return false
 	}
-	e.set().read = err
+	e.makeErrors().read = err
 	return true
 }
 
@@ -136,12 +136,12 @@ func (e *ending) breakWrites(err error) {
 	if isTimeout(err) {
 		err = finalError{err}
 	}
-	e.set().broken = err
+	e.makeErrors().broken = err
 	e.endWrites(err)
 }
 
 func (e *ending) endWrites(err error) {
-	errs := e.set()
+	errs := e.makeErrors()
 	errs.write = cmp.Or(errs.write, err)
 }
 
@@ -178,7 +178,7 @@ func (e *ending) end(err error) {
 	if e.phase == phaseOpen || e.phase == phaseClosing {
 		e.phase = phaseEnded
 	}
-	e.set().last = err
+	e.makeErrors().last = err
 }
 
 // lastInput returns what the input has ended with, or nil.

@@ -351,8 +351,8 @@ func (c *Conn) startServe(h *Handler) {
 	}
 }
 
-// restFirst has c rest before anything else, and reports whether it does. If reads have ended, a method
-// may still have the turn.
+// restFirst has c rest before anything else, and reports whether it does. If reads have ended, a
+// method may still have the turn.
 func (c *Conn) restFirst() bool {
 	if c.ended() != nil || !c.restsNow() {
 		return false

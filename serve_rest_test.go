@@ -312,15 +312,15 @@ func TestRestStale(t *testing.T) {
 func TestAdoptNoRest(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
-		before func(s *Server, c *Conn)
+		before func(*Conn)
 		check  func(t *testing.T, err error)
 	}{
-		{"deadline", func(_ *Server, c *Conn) { c.SetReadDeadline(time.Now().Add(50 * time.Millisecond)) }, func(t *testing.T, err error) {
+		{"deadline", func(c *Conn) { c.SetReadDeadline(time.Now().Add(50 * time.Millisecond)) }, func(t *testing.T, err error) {
 			if !errors.Is(err, os.ErrDeadlineExceeded) {
 				t.Error(err)
 			}
 		}},
-		{"closed", func(s *Server, c *Conn) { c.CloseNow() }, func(t *testing.T, err error) {
+		{"closed", func(c *Conn) { c.CloseNow() }, func(t *testing.T, err error) {
 			if err != net.ErrClosed {
 				t.Error(err)
 			}
@@ -330,7 +330,7 @@ func TestAdoptNoRest(t *testing.T) {
 			var s Server
 			a, _ := socketPair(t, "tcp", "127.0.0.1:0")
 			c := newConn(a, &Options{CloseTimeout: 10 * time.Millisecond}, false)
-			tt.before(&s, c)
+			tt.before(c)
 			closed := make(chan error, 1)
 			if err := s.Adopt(c, Handler{OnClose: func(_ *Conn, err error) { closed <- err }}); err != nil {
 				t.Fatal(err)
