@@ -20,6 +20,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"runtime"
 	"strings"
 	"testing"
@@ -96,8 +97,10 @@ func (s *server) wait(t *testing.T) {
 	if err := s.cmd.Wait(); err != nil {
 		t.Error(err)
 	}
-	if s.stderr.Len() > 0 {
-		t.Errorf("the server complained: %s", s.stderr)
+	// A browser makes connections in advance, and may drop one before its TLS handshake.
+	spare := regexp.MustCompile(`.* http: TLS handshake error from \S+: (EOF|.*reset by peer)\n`)
+	if complaints := spare.ReplaceAllString(s.stderr.String(), ""); complaints != "" {
+		t.Errorf("the server complained: %s", complaints)
 	}
 }
 
