@@ -104,9 +104,20 @@ func (p *idlers) leave(w idler) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.rouse(w)
-	n := w.napping()
-	n.over = true
-	if n.slot > 0 {
+	w.napping().over = true
+	p.forget(w)
+}
+
+// move is called before w, which is awake, gets another descriptor.
+func (p *idlers) move(w idler) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.forget(w)
+}
+
+// forget takes the descriptor of w out of the epoll, and the slot from w. mu is held.
+func (p *idlers) forget(w idler) {
+	if n := w.napping(); n.slot > 0 {
 		w.control(func(fd uintptr) { syscall.EpollCtl(p.fd, syscall.EPOLL_CTL_DEL, int(fd), nil) })
 		p.remove(n)
 	}

@@ -2,6 +2,12 @@
 
 package websocket
 
+import (
+	"io"
+	"net"
+	"syscall"
+)
+
 // Elsewhere connections wait for input in their goroutines.
 type (
 	idlers struct{}
@@ -15,3 +21,9 @@ func (*idlers) wait(idler) bool  { return false }
 func (*idlers) waits(idler) bool { return false }
 func (*idlers) wake(idler)       {}
 func (*idlers) leave(idler)      {}
+func (*idlers) move(idler)       {}
+
+// A TCP connection stays in the poller.
+func newSocket(*net.TCPConn, syscall.RawConn) io.ReadWriter { return nil }
+
+func writev(uintptr, []byte, []byte) (int, error) { panic("websocket: no pollable") }

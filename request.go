@@ -117,8 +117,10 @@ func GetRequest(r io.Reader) (*Request, error) {
 	var err error
 	o := noOptions
 	if c, ok := connOf(r); ok {
-		o, r = c.opts, c.t.stream()
-		req, err = c.readRequest()
+		o = c.opts
+		if req, err = c.readRequest(); err == nil {
+			r = c.t.stream()
+		}
 	} else {
 		req, err = requestBare(r)
 	}

@@ -373,8 +373,15 @@ func (c *Conn) rest() bool {
 	c.read.rest()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.serve.watcher() != nil && c.deadlineIsFarLocked() && c.serve.service().resting.wait(c) {
-		return true
+	if c.serve.watcher() != nil && c.deadlineIsFarLocked() {
+		resting := c.serve.service().resting
+		if c.t.isPolled() && !c.write.isBusy() && !c.end.isShut() {
+			resting.move(c)
+			c.t.unpoll()
+		}
+		if resting.wait(c) {
+			return true
+		}
 	}
 	c.read.wake()
 	return false

@@ -210,7 +210,11 @@ func TestServerSlowClient(t *testing.T) {
 		OnOpen:  func(c *Conn) { opened <- c },
 		OnClose: func(c *Conn, err error) { ends <- end{c, err} },
 	}, Options: Options{CloseTimeout: 500 * time.Millisecond}}
-	url := serveLoopback(t, &http.Server{Handler: s})
+	small := func(ctx context.Context, conn net.Conn) context.Context {
+		conn.(*net.TCPConn).SetWriteBuffer(64 << 10) // or else it may take most of the messages
+		return ctx
+	}
+	url := serveLoopback(t, &http.Server{Handler: s, ConnContext: small})
 
 	slow, err := net.Dial("tcp", strings.TrimPrefix(url, "ws://"))
 	if err != nil {
@@ -220,7 +224,6 @@ func TestServerSlowClient(t *testing.T) {
 	slow.(*net.TCPConn).SetReadBuffer(4 << 10)
 	io.WriteString(slow, strings.Replace(rfcHead, "Origin: http://example.com\r\n", "", 1))
 	slowConn := wait(t, opened)
-	slowConn.t.rw.(*net.TCPConn).SetWriteBuffer(64 << 10) // or else it may take most of the messages
 
 	payload := func(p []byte, n int) []byte {
 		binary.BigEndian.PutUint64(p, uint64(n))

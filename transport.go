@@ -8,7 +8,6 @@ import (
 	"net"
 	"os"
 	"runtime"
-	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -58,6 +57,38 @@ func (t *transport) init(rw io.ReadWriter) {
 		t.raw = nil // syscall.Read cannot poll a descriptor there
 	}
 	_, t.shuts = rw.(io.Closer)
+}
+
+// A pollable takes the place of a socket. It is in the poller of the runtime only while somebody
+// has to wait.
+type pollable interface {
+	io.ReadWriter
+	syscall.Conn
+	isPolled() bool
+	unpoll()
+}
+
+// isPolled reports whether unpoll would have t keep less.
+func (t *transport) isPolled() bool {
+	if p, ok := t.rw.(pollable); ok {
+		return p.isPolled() && t.deadlines == nil
+	}
+	_, ok := t.rw.(*net.TCPConn)
+	return ok && t.raw != nil && t.deadlines == nil
+}
+
+// unpoll has t keep no more of a TCP connection than it needs while nobody waits. The lock of the
+// Conn is held, and nobody reads, writes or closes.
+func (t *transport) unpoll() {
+	switch rw := t.rw.(type) {
+	case pollable:
+		rw.unpoll()
+	case *net.TCPConn:
+		if s := newSocket(rw, t.raw); s != nil {
+			t.rw = s
+			t.raw, _ = s.(syscall.Conn).SyscallConn()
+		}
+	}
 }
 
 // stream returns what t is over.
@@ -263,7 +294,7 @@ func (t *transport) take(n int) { t.taken.Add(uint32(n)) }
 func (t *transport) write(head, tail []byte) (_, _ []byte, err error) {
 	if t.raw != nil && len(tail) > 0 {
 		n := 0
-		n, err = t.writeVec(head, tail[:min(len(tail), writeSize)])
+		n, err = t.writeBoth(head, tail[:min(len(tail), writeSize)])
 		if n < len(head) {
 			return head[n:], tail, err
 		}
@@ -287,20 +318,6 @@ func (t *transport) write(head, tail []byte) (_, _ []byte, err error) {
 	return head, tail, err
 }
 
-// writeVec writes head and tail to a socket, with one call.
-func (t *transport) writeVec(head, tail []byte) (n int, err error) {
-	s := newSocketWriter(t)
-	defer s.free()
-	s.two = [2][]byte{head, tail}
-	s.bufs = s.two[:]
-	sent, err := s.bufs.WriteTo(t.rw)
-	t.take(int(sent))
-	if err == nil && int(sent) < len(head)+len(tail) {
-		err = io.ErrShortWrite
-	}
-	return int(sent), err
-}
-
 // tryWrite writes what a socket has room for, and returns the rest. If there is one, the error is
 // os.ErrDeadlineExceeded.
 func (t *transport) tryWrite(p []byte) (rest []byte, err error) {
@@ -313,65 +330,33 @@ func (t *transport) tryWrite(p []byte) (rest []byte, err error) {
 // writeSocket writes to a socket: it sees progress without parting p. It waits for room, if
 // wait is true, or else returns what there is no room for.
 func (t *transport) writeSocket(p []byte, wait bool) (rest []byte, err error) {
-	s := newSocketWriter(t)
+	s := newSocketWriter(t.raw, &t.taken)
 	defer s.free()
 	s.rest, s.wait = p, wait
-	if err = t.raw.Write(s.try); err == nil {
-		err = s.err
-	}
-	if e, ok := err.(*net.OpError); ok {
-		e.Op = "write" // not raw-write
-	}
+	err = t.writeError(s.write())
 	return s.rest, err
 }
 
-// A socketWriter is what calls need that write to a socket.
-type socketWriter struct {
-	t    *transport
-	try  func(fd uintptr) bool
-	rest []byte
-	wait bool
-	err  error // result of try
-
-	two  [2][]byte // for one call of writev
-	bufs net.Buffers
-}
-
-// socketWriters holds those that are not in use: few are, at a time.
-var socketWriters = sync.Pool{New: func() any {
-	s := new(socketWriter)
-	s.try = s.tryWrite
-	return s
-}}
-
-func newSocketWriter(t *transport) *socketWriter {
-	s := socketWriters.Get().(*socketWriter)
-	s.t = t
-	return s
-}
-
-func (s *socketWriter) free() {
-	*s = socketWriter{try: s.try}
-	socketWriters.Put(s)
-}
-
-// tryWrite is what raw.Write calls whenever there may be room, until it reports true.
-func (s *socketWriter) tryWrite(fd uintptr) bool {
-	for len(s.rest) > 0 {
-		n, err := callFD(syscall.Write, fd, s.rest[:min(len(s.rest), 1<<30)])
-		switch {
-		case err == syscall.EINTR:
-		case wouldBlock(err):
-			return !s.wait
-		case err != nil:
-			s.err = s.t.opError("write", err)
-			return true
-		default:
-			s.rest = s.rest[n:]
-			s.t.take(n)
-		}
+// writeBoth writes head and tail to a socket, with one call unless there is no room for them.
+func (t *transport) writeBoth(head, tail []byte) (n int, err error) {
+	s := newSocketWriter(t.raw, &t.taken)
+	defer s.free()
+	if _, ok := t.rw.(pollable); !ok {
+		return s.writeBuffers(t.rw, head, tail)
 	}
-	return true
+	s.rest, s.tail, s.wait = head, tail, true
+	err = t.writeError(s.write())
+	return len(head) + len(tail) - len(s.rest) - len(s.tail), err
+}
+
+// writeError returns the error of a write to a socket.
+func (t *transport) writeError(err error) error {
+	if e, ok := err.(*net.OpError); ok {
+		e.Op = "write" // not raw-write
+	} else if err != nil {
+		err = t.opError("write", err)
+	}
+	return err
 }
 
 // writeSome writes p with one call of w.Write, and returns how much w has taken, which is all of it
@@ -385,21 +370,9 @@ func writeSome(w io.Writer, p []byte) (n int, err error) {
 	return n, err
 }
 
-// wouldBlock reports whether err is syscall.EAGAIN, which Plan 9 has not.
-func wouldBlock(err error) bool {
-	errno, ok := err.(net.Error)
-	return ok && errno.Timeout() && err != syscall.ETIMEDOUT
-}
-
-// callFD calls syscall.Read or Write, whose first parameter is an int, or on Windows a
-// Handle.
-func callFD[FD ~int | ~uintptr](f func(FD, []byte) (int, error), fd uintptr, p []byte) (int, error) {
-	return f(FD(fd), p)
-}
-
 func (t *transport) opError(op string, err error) error {
-	return &net.OpError{Op: op, Net: t.localAddr().Network(), Source: t.localAddr(), Addr: t.remoteAddr(),
-		Err: os.NewSyscallError(op, err)}
+	local := t.localAddr()
+	return &net.OpError{Op: op, Net: local.Network(), Source: local, Addr: t.remoteAddr(), Err: os.NewSyscallError(op, err)}
 }
 
 // close closes rw. It is called once.

@@ -277,10 +277,18 @@ func (c *Conn) isOpen() bool {
 func (c *Conn) SetMaxMessage(n int64) { c.read.setLimit(messageLimit(n)) }
 
 // LocalAddr returns the local address of the transport, or one that stands for none.
-func (c *Conn) LocalAddr() net.Addr { return c.t.localAddr() }
+func (c *Conn) LocalAddr() net.Addr {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.t.localAddr()
+}
 
 // RemoteAddr returns the remote address of the transport, or one that stands for none.
-func (c *Conn) RemoteAddr() net.Addr { return c.t.remoteAddr() }
+func (c *Conn) RemoteAddr() net.Addr {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.t.remoteAddr()
+}
 
 // SetDeadline sets both deadlines; see SetReadDeadline and SetWriteDeadline.
 func (c *Conn) SetDeadline(t time.Time) error {
