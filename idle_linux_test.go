@@ -266,6 +266,11 @@ func TestIdlersRace(t *testing.T) {
 // TestServerRestRaces ends connections in all ways at the moment at which they wake: OnClose is
 // called once for each, and no message is lost that was answered, nor comes twice.
 func TestServerRestRaces(t *testing.T) {
+	t.Run("unix", func(t *testing.T) { testServerRestRaces(t, "unix", t.TempDir()+"/s") })
+	t.Run("tcp", func(t *testing.T) { testServerRestRaces(t, "tcp", "127.0.0.1:0") })
+}
+
+func testServerRestRaces(t *testing.T, network, addr string) {
 	trials := 2000
 	if testing.Short() {
 		trials = 100
@@ -276,8 +281,7 @@ func TestServerRestRaces(t *testing.T) {
 	s.OnOpen = func(c *Conn) { opened.Add(1); conns <- c }
 	s.OnMessage = func(c *Conn, m MessageType, p []byte) { messages.Add(1); c.WriteMessage(m, p) }
 	s.OnClose = func(*Conn, error) { closed.Add(1) }
-	path := t.TempDir() + "/s"
-	l, err := net.Listen("unix", path)
+	l, err := net.Listen(network, addr)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -300,7 +304,7 @@ func TestServerRestRaces(t *testing.T) {
 	echoed := int64(0)
 	rng := rand.New(rand.NewPCG(15, 1))
 	for range trials {
-		conn, err := net.Dial("unix", path)
+		conn, err := net.Dial(network, l.Addr().String())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -329,6 +333,7 @@ func TestServerRestRaces(t *testing.T) {
 			func() { conn.Close() },
 			func() { c.SetReadDeadline(time.Unix(1, 0)) },
 			func() { s.Broadcast(Text, []byte("news")) },
+			func() { c.RemoteAddr() },
 			func() { c.look(c.serve.clock.now.Load() + ticks) },
 			func() { c.abort(errSilent) },
 		} {
