@@ -310,7 +310,7 @@ func (c *Conn) beginShut() (first, waits bool) {
 		k.forget(c)
 	}
 	if c.canRest() {
-		c.serve.service().resting.leave(c)
+		c.serve.service().resting.leave(c, true)
 	}
 	return true, waits
 }

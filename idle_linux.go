@@ -23,8 +23,8 @@ import (
 //     descriptor have been given to somebody else.
 //   - wake, for a read deadline: that is to be kept by a read.
 //   - leave, which is called before the descriptor is closed. It also takes that out of the epoll,
-//     where a copy of it, as File makes one, would keep it, and lets no wait begin any more: who was
-//     about to, goes on and finds the end by reading.
+//     where a copy of it would keep it, and at the end lets no wait begin any more: who was about
+//     to, goes on and finds the end by reading.
 //
 // A closing handshake, also that of Shutdown, ends no wait: the answer is input, and the time
 // limit closes the descriptor. The epoll itself is waited on in that of the runtime, by a goroutine
@@ -99,25 +99,14 @@ func (p *idlers) wake(w idler) {
 	p.rouse(w)
 }
 
-// leave is wake, and lets w not wait any more. It may be called more than once.
-func (p *idlers) leave(w idler) {
+// leave is wake, and takes w out of the epoll: for good, or until it has another descriptor.
+func (p *idlers) leave(w idler, forGood bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.rouse(w)
-	w.napping().over = true
-	p.forget(w)
-}
-
-// move is called before w, which is awake, gets another descriptor.
-func (p *idlers) move(w idler) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.forget(w)
-}
-
-// forget takes the descriptor of w out of the epoll, and the slot from w. mu is held.
-func (p *idlers) forget(w idler) {
-	if n := w.napping(); n.slot > 0 {
+	n := w.napping()
+	n.over = forGood
+	if n.slot > 0 {
 		w.control(func(fd uintptr) { syscall.EpollCtl(p.fd, syscall.EPOLL_CTL_DEL, int(fd), nil) })
 		p.remove(n)
 	}

@@ -84,14 +84,14 @@ func TestIdlers(t *testing.T) {
 	wait(t, a.woken)
 	p.wait(a)
 	wait(t, a.woken)
-	p.leave(a)
-	if p.leave(a); p.wait(a) {
+	p.leave(a, true)
+	if p.leave(a, true); p.wait(a) {
 		t.Error("it waits although it has left")
 	}
 	if len(a.woken) > 0 || len(b.woken) > 0 {
 		t.Errorf("%d and %d wakes too many", len(a.woken), len(b.woken))
 	}
-	p.leave(b)
+	p.leave(b, true)
 	wait(t, b.woken)
 	awaitEnd(t, &p)
 	c, _ := newSleeper(t)
@@ -106,7 +106,7 @@ func TestIdlers(t *testing.T) {
 	}
 	peer.Write([]byte("x"))
 	wait(t, d.woken)
-	p.leave(d)
+	p.leave(d, true)
 	awaitEnd(t, &p)
 }
 
@@ -157,7 +157,7 @@ func TestIdlersStale(t *testing.T) {
 		t.Error("an event of the wait before ends this one")
 	}
 	slot, number = event(a)
-	p.leave(a)
+	p.leave(a, true)
 	wait(t, a.woken)
 	if deliver(slot, number) {
 		t.Error("one that has left goes on again")
@@ -179,8 +179,8 @@ func TestIdlersStale(t *testing.T) {
 	p.wait(b)
 	peer.Write([]byte("x"))
 	wait(t, b.woken)
-	p.leave(keep)
-	p.leave(b)
+	p.leave(keep, true)
+	p.leave(b, true)
 	if deliver(slot, number) {
 		t.Error("an event comes for one that is gone")
 	}
@@ -198,7 +198,7 @@ func TestIdlersCopy(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	p.leave(a)
+	p.leave(a, true)
 	wait(t, a.woken)
 	a.conn.Close()
 	peer.Write([]byte("x"))
@@ -206,7 +206,7 @@ func TestIdlersCopy(t *testing.T) {
 	if n, err := syscall.EpollWait(p.fd, events, 0); n != 0 || err != nil {
 		t.Errorf("%d events, %v", n, err)
 	}
-	p.leave(keep)
+	p.leave(keep, true)
 }
 
 // TestIdlersRace ends waits in all ways at once, over and over: each is ended once.
@@ -239,7 +239,7 @@ func TestIdlersRace(t *testing.T) {
 				}
 				leaves := trial%10 == 9
 				if leaves {
-					enders.Go(func() { p.leave(s) })
+					enders.Go(func() { p.leave(s, true) })
 				}
 				<-s.woken
 				enders.Wait()
@@ -256,7 +256,7 @@ func TestIdlersRace(t *testing.T) {
 					s, peer = newSleeper(t)
 				}
 			}
-			p.leave(s)
+			p.leave(s, true)
 		})
 	}
 	group.Wait()

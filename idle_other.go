@@ -17,11 +17,10 @@ type (
 
 const canIdle = false
 
-func (*idlers) wait(idler) bool  { return false }
-func (*idlers) waits(idler) bool { return false }
-func (*idlers) wake(idler)       {}
-func (*idlers) leave(idler)      {}
-func (*idlers) move(idler)       {}
+func (*idlers) wait(idler) bool   { return false }
+func (*idlers) waits(idler) bool  { return false }
+func (*idlers) wake(idler)        {}
+func (*idlers) leave(idler, bool) {}
 
 // A TCP connection stays in the poller.
 func newSocket(*net.TCPConn, syscall.RawConn) io.ReadWriter { return nil }

@@ -376,7 +376,7 @@ func (c *Conn) rest() bool {
 	if c.serve.watcher() != nil && c.deadlineIsFarLocked() {
 		resting := c.serve.service().resting
 		if c.t.isPolled() && !c.write.isBusy() && !c.end.isShut() {
-			resting.move(c)
+			resting.leave(c, false)
 			c.t.unpoll()
 		}
 		if resting.wait(c) {

@@ -143,7 +143,8 @@ func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request, h *Handler) {
 // Adopt does not wait for the end: s serves c with the functions of h, as [Conn.Serve] does, from
 // another goroutine, and closes it; OnClose tells the end. Panics are dealt with as for all
 // connections of s. The options of c stay as they are, apart from PingInterval, which is that
-// of s.
+// of s. The net.Conn below c belongs to s, which may close it and go on without it; it is the
+// methods of c that tell the addresses, set deadlines and close.
 //
 // Once s shuts down, Adopt closes c with the same code, and then returns [http.ErrServerClosed].
 // For connections that still shake hands s does not wait.
