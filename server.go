@@ -19,10 +19,11 @@ import (
 // A Server is an [http.Handler] that makes every request a WebSocket connection, with
 // [Upgrade], and serves it with the functions of Handler as [Conn.Serve] does, in a
 // goroutine of its own. On Linux a connection over TCP without TLS, or over a Unix socket, that
-// has been quiet for a moment gives its goroutine up until there is something to read, so that an
-// idle client needs about 2 KB beside net/http. A Server can stand beside other handlers on the
-// same port. The zero value accepts clients of its own origin and discards what they send.
-// Otherwise it is
+// has been quiet for a moment gives its goroutine up until there is something to read, and over TCP
+// also its net.Conn, of which only the descriptor is kept, so that an idle client needs about
+// 1.1 KB beside net/http. A net.Conn that a ConnContext has kept is closed then, and the connection
+// is not. A Server can stand beside other handlers on the same port. The zero value accepts clients
+// of its own origin and discards what they send. Otherwise it is
 //
 //	&websocket.Server{
 //		Handler: websocket.Handler{OnMessage: f},
