@@ -212,6 +212,7 @@ func (s *socket) RemoteAddr() net.Addr { return net.TCPAddrFromAddrPort(s.remote
 func (s *socket) SetReadDeadline(t time.Time) error {
 	return s.setDeadline(t, (*os.File).SetReadDeadline)
 }
+
 func (s *socket) SetWriteDeadline(t time.Time) error {
 	return s.setDeadline(t, (*os.File).SetWriteDeadline)
 }

@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"testing"
 	"time"
+	"unsafe"
 )
 
 // newTestSocket returns a socket, in the poller or not, the connection that it has come from, and
@@ -54,6 +55,13 @@ func newTestSocket(t *testing.T, polled bool) (s *socket, conn, peer *net.TCPCon
 func testBoth(t *testing.T, f func(t *testing.T, polled bool)) {
 	for _, polled := range []bool{false, true} {
 		t.Run(fmt.Sprintf("polled=%v", polled), func(t *testing.T) { f(t, polled) })
+	}
+}
+
+// TestSocketSize has a socket take what its comment says.
+func TestSocketSize(t *testing.T) {
+	if size := unsafe.Sizeof(socket{}); size > 64 {
+		t.Errorf("it has %d bytes", size)
 	}
 }
 
