@@ -20,26 +20,13 @@ import (
 // its peer.
 func newTestSocket(t *testing.T, polled bool) (s *socket, conn, peer *net.TCPConn) {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	dialed, err := net.Dial("tcp", l.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	accepted, err := l.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	conn, peer = accepted.(*net.TCPConn), dialed.(*net.TCPConn)
+	conn, peer = loopback(t)
 	raw, err := conn.SyscallConn()
 	if err != nil {
 		t.Fatal(err)
 	}
 	s = newSocket(conn, raw).(*socket)
-	t.Cleanup(func() { s.Close(); conn.Close(); peer.Close() })
+	t.Cleanup(func() { s.Close() })
 	if polled {
 		if _, err := s.poll(); err != nil {
 			t.Fatal(err)
@@ -115,6 +102,38 @@ func TestSocket(t *testing.T) {
 			t.Errorf("at the end: %q, %v", p[:n], err)
 		}
 	})
+}
+
+// TestSocketPieces writes two pieces with one call, of which the socket takes a part at a time.
+func TestSocketPieces(t *testing.T) {
+	conn, peer := loopback(t)
+	conn.SetWriteBuffer(4 << 10)
+	var tr transport
+	tr.init(conn)
+	if tr.unpoll(); tr.rw == io.ReadWriter(conn) {
+		t.Fatal("it is not unpolled")
+	}
+	defer tr.close()
+	var group sync.WaitGroup
+	want := make([]byte, 3<<20)
+	for i := range want {
+		want[i] = byte(i % 251)
+	}
+	for _, n := range []int{1, 10, 100, 100_000} {
+		group.Go(func() {
+			if head, tail, err := tr.write(want[:n], want[n:]); err != nil || len(head)+len(tail) > 0 {
+				t.Errorf("%d and %d bytes are left, %v", len(head), len(tail), err)
+			}
+		})
+		got := make([]byte, len(want))
+		if _, err := io.ReadFull(peer, got); err != nil || !bytes.Equal(got, want) {
+			t.Errorf("what was written with a head of %d bytes does not come, %v", n, err)
+		}
+		group.Wait()
+	}
+	if got := tr.taken.Load(); got != uint32(4*len(want)) {
+		t.Errorf("it has taken %d bytes", got)
+	}
 }
 
 // TestSocketErrors compares errors with those of the connection that the socket was.
