@@ -107,7 +107,7 @@ func TestSocket(t *testing.T) {
 // TestSocketPieces writes two pieces with one call, of which the socket takes a part at a time.
 func TestSocketPieces(t *testing.T) {
 	conn, peer := loopback(t)
-	conn.SetWriteBuffer(4 << 10)
+	conn.SetWriteBuffer(32 << 10)
 	var tr transport
 	tr.init(conn)
 	if tr.unpoll(); tr.rw == io.ReadWriter(conn) {
@@ -115,7 +115,7 @@ func TestSocketPieces(t *testing.T) {
 	}
 	defer tr.close()
 	var group sync.WaitGroup
-	want := make([]byte, 3<<20)
+	want := make([]byte, 200_000)
 	for i := range want {
 		want[i] = byte(i % 251)
 	}
