@@ -119,7 +119,7 @@ func GetRequest(r io.Reader) (*Request, error) {
 	if c, ok := connOf(r); ok {
 		o = c.opts
 		if req, err = c.readRequest(); err == nil {
-			r = c.t.stream()
+			r = c.stream()
 		}
 	} else {
 		req, err = requestBare(r)

@@ -70,11 +70,12 @@ func (s *socket) unpoll() {
 	}
 }
 
-// copyDescriptor returns a descriptor of the same connection, or -1.
+// copyDescriptor returns a descriptor of the same connection, or -1. It is not 1 or 2, even if those
+// are free: an os.File takes these for the standard output, and has EPIPE end the program.
 func copyDescriptor(raw syscall.RawConn) (fd int32) {
 	fd = -1
 	raw.Control(func(old uintptr) {
-		if n, _, errno := syscall.Syscall(syscall.SYS_FCNTL, old, syscall.F_DUPFD_CLOEXEC, 0); errno == 0 {
+		if n, _, errno := syscall.Syscall(syscall.SYS_FCNTL, old, syscall.F_DUPFD_CLOEXEC, 3); errno == 0 {
 			fd = int32(n)
 		}
 	})
@@ -97,7 +98,10 @@ func (s *socket) leave(fd int32) {
 	s.users--
 	last := s.fd < 0 && s.users == 0
 	s.mu.Unlock()
-	if last {
+	switch {
+	case last && s.file.Load() != nil:
+		go s.end(fd) // it waits for a read that calls functions of a Handler
+	case last:
 		s.end(fd)
 	}
 }

@@ -371,8 +371,8 @@ func writeSome(w io.Writer, p []byte) (n int, err error) {
 }
 
 func (t *transport) opError(op string, err error) error {
-	local := t.localAddr()
-	return &net.OpError{Op: op, Net: local.Network(), Source: local, Addr: t.remoteAddr(), Err: os.NewSyscallError(op, err)}
+	local := localAddr(t.rw)
+	return &net.OpError{Op: op, Net: local.Network(), Source: local, Addr: remoteAddr(t.rw), Err: os.NewSyscallError(op, err)}
 }
 
 // close closes rw. It is called once.
@@ -544,16 +544,16 @@ func (t *transport) freeDeadlines() {
 }
 
 // localAddr returns the local address of rw, or one that stands for none.
-func (t *transport) localAddr() net.Addr {
-	if a, ok := t.rw.(interface{ LocalAddr() net.Addr }); ok {
+func localAddr(rw io.ReadWriter) net.Addr {
+	if a, ok := rw.(interface{ LocalAddr() net.Addr }); ok {
 		return a.LocalAddr()
 	}
 	return noAddr{}
 }
 
 // remoteAddr returns the remote address of rw, or one that stands for none.
-func (t *transport) remoteAddr() net.Addr {
-	if a, ok := t.rw.(interface{ RemoteAddr() net.Addr }); ok {
+func remoteAddr(rw io.ReadWriter) net.Addr {
+	if a, ok := rw.(interface{ RemoteAddr() net.Addr }); ok {
 		return a.RemoteAddr()
 	}
 	return noAddr{}

@@ -949,8 +949,8 @@ func TestTransportLinger(t *testing.T) {
 		t.Error("a stream without Close can be closed")
 	}
 	tr.linger()
-	if tr.localAddr() != (noAddr{}) || tr.remoteAddr() != (noAddr{}) {
-		t.Errorf("the addresses are %v and %v", tr.localAddr(), tr.remoteAddr())
+	if localAddr(tr.rw) != (noAddr{}) || remoteAddr(tr.rw) != (noAddr{}) {
+		t.Errorf("the addresses are %v and %v", localAddr(tr.rw), remoteAddr(tr.rw))
 	}
 }
 

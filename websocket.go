@@ -277,17 +277,16 @@ func (c *Conn) isOpen() bool {
 func (c *Conn) SetMaxMessage(n int64) { c.read.setLimit(messageLimit(n)) }
 
 // LocalAddr returns the local address of the transport, or one that stands for none.
-func (c *Conn) LocalAddr() net.Addr {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.t.localAddr()
-}
+func (c *Conn) LocalAddr() net.Addr { return localAddr(c.stream()) }
 
 // RemoteAddr returns the remote address of the transport, or one that stands for none.
-func (c *Conn) RemoteAddr() net.Addr {
+func (c *Conn) RemoteAddr() net.Addr { return remoteAddr(c.stream()) }
+
+// stream returns what c is over now, of which methods can be called without mu.
+func (c *Conn) stream() io.ReadWriter {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.t.remoteAddr()
+	return c.t.stream()
 }
 
 // SetDeadline sets both deadlines; see SetReadDeadline and SetWriteDeadline.
