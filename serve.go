@@ -5,6 +5,7 @@ package websocket
 
 import (
 	"cmp"
+	"io"
 	"slices"
 	"time"
 )
@@ -27,7 +28,8 @@ type Handler struct {
 	// the connection, with a bound on how much of it there is at once. The example does that.
 	//
 	// Close of the net.Conn below, should a ConnContext have kept it, may wait for OnMessage to
-	// return. CloseNow does not.
+	// return, or if the connection has rested in a [Server], does not end it. CloseNow ends it
+	// and does not wait.
 	OnMessage func(*Conn, MessageType, []byte)
 
 	// OnClose is called last, once, when nothing more can come from the
@@ -372,19 +374,30 @@ func (c *Conn) rest() bool {
 	c.t.release()
 	c.read.rest()
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.serve.watcher() != nil && c.deadlineIsFarLocked() {
-		resting := c.serve.service().resting
-		if c.t.isPolled() && !c.write.isBusy() && !c.end.isShut() {
-			resting.leave(c, false)
-			c.t.unpoll()
-		}
-		if resting.wait(c) {
-			return true
-		}
+	rests, old := c.restLocked()
+	c.mu.Unlock()
+	if old != nil {
+		old.Close()
 	}
-	c.read.wake()
-	return false
+	if !rests {
+		c.read.wake()
+	}
+	return rests
+}
+
+// restLocked begins a rest, and reports whether it has. It also returns what is to be closed without
+// the lock, or nil.
+func (c *Conn) restLocked() (rests bool, old io.Closer) {
+	c.mu.assertLocked()
+	if c.serve.watcher() == nil || !c.deadlineIsFarLocked() {
+		return false, nil
+	}
+	resting := c.serve.service().resting
+	if c.t.isPolled() && !c.write.isBusy() && !c.end.isShut() {
+		resting.leave(c, false) // the descriptor becomes another one
+		old = c.t.unpoll()
+	}
+	return resting.wait(c), old
 }
 
 // goOn goes on after a rest, in a goroutine of its own. The stack of that is small as long as the

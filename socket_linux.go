@@ -38,8 +38,8 @@ type polledFile struct {
 	raw syscall.RawConn
 }
 
-// newSocket returns a socket in the place of conn, which is closed, or nil if conn stays. raw is that
-// of conn. Nobody uses conn meanwhile, and it has no deadlines.
+// newSocket returns a socket in the place of conn, which is then to be closed, or nil if conn stays.
+// raw is that of conn. Nobody reads or writes meanwhile, and conn has no deadlines.
 func newSocket(conn *net.TCPConn, raw syscall.RawConn) io.ReadWriter {
 	local, _ := conn.LocalAddr().(*net.TCPAddr)
 	remote, _ := conn.RemoteAddr().(*net.TCPAddr)
@@ -47,27 +47,28 @@ func newSocket(conn *net.TCPConn, raw syscall.RawConn) io.ReadWriter {
 	if s.fd < 0 {
 		return nil
 	}
-	conn.Close()
 	return s
 }
 
 // isPolled reports whether the poller has the socket.
 func (s *socket) isPolled() bool { return s.file.Load() != nil }
 
-// unpoll takes the socket from the poller, as newSocket takes a net.TCPConn. The descriptor becomes
-// another one, unless there is none left: then nothing changes.
-func (s *socket) unpoll() {
+// unpoll takes the socket from the poller, as newSocket takes a net.TCPConn, and returns what is then
+// to be closed. The descriptor becomes another one, unless there is none left: then nothing changes.
+func (s *socket) unpoll() io.Closer {
 	f := s.file.Load()
 	if f == nil {
-		return
+		return nil
 	}
-	if fd := copyDescriptor(f.raw); fd >= 0 {
-		f.Close()
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		s.fd = fd
-		s.file.Store(nil)
+	fd := copyDescriptor(f.raw)
+	if fd < 0 {
+		return nil
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.fd = fd
+	s.file.Store(nil)
+	return f
 }
 
 // copyDescriptor returns a descriptor of the same connection, or -1. It is not 1 or 2, even if those

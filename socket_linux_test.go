@@ -27,6 +27,7 @@ func newTestSocket(t *testing.T, polled bool) (s *socket, conn, peer *net.TCPCon
 		t.Fatal(err)
 	}
 	s = newSocket(conn, raw).(*socket)
+	conn.Close()
 	t.Cleanup(func() { s.Close() })
 	if polled {
 		if _, err := s.poll(); err != nil {
@@ -111,9 +112,10 @@ func TestSocketPieces(t *testing.T) {
 	conn.SetWriteBuffer(32 << 10)
 	var tr transport
 	tr.init(conn)
-	if tr.unpoll(); tr.rw == io.ReadWriter(conn) {
+	if tr.unpoll() != io.Closer(conn) {
 		t.Fatal("it is not unpolled")
 	}
+	conn.Close()
 	defer tr.close()
 	var group sync.WaitGroup
 	want := make([]byte, 200_000)
@@ -307,14 +309,14 @@ func TestSocketUnpoll(t *testing.T) {
 	p := make([]byte, 1)
 	for i := range byte(5) {
 		fd, was := s.fd, inode(s.fd)
-		if s.unpoll(); s.fd != fd {
+		if s.unpoll() != nil || s.fd != fd {
 			t.Error("it has another descriptor, and was not in the poller")
 		}
 		peer.Write([]byte{i})
 		if _, err := s.poll(); err != nil || s.fd != fd {
 			t.Fatalf("the poller has it with another descriptor, or not: %v", err)
 		}
-		if s.unpoll(); s.isPolled() || s.fd == fd || inode(s.fd) != was || inode(fd) == was {
+		if s.unpoll().Close(); s.isPolled() || s.fd == fd || inode(s.fd) != was || inode(fd) == was {
 			t.Error("the poller has it still, or the descriptor of before")
 		}
 		if n, err := syscall.Read(int(s.fd), p); n != 1 || p[0] != i {
@@ -340,7 +342,9 @@ func TestSocketNoDescriptor(t *testing.T) {
 	s, _, _ := newTestSocket(t, true)
 	f := s.file.Load()
 	f.raw = noDescriptor{f.raw}
-	s.unpoll()
+	if s.unpoll() != nil {
+		t.Error("something is to be closed")
+	}
 	if _, err := s.Write([]byte("x")); err != nil || !s.isPolled() {
 		t.Errorf("Write: %v, polled: %v", err, s.isPolled())
 	}
@@ -407,6 +411,60 @@ func TestServerRestUnpolled(t *testing.T) {
 	for want := wait(t, addr); len(addr) > 0; {
 		if got := <-addr; got != want || got != client.LocalAddr().String() {
 			t.Errorf("the remote address is %s, want %s", got, want)
+		}
+	}
+}
+
+// TestServerRestKept has a connection rest while the program is in a call on the net.Conn that it has
+// kept, and from there uses the connection.
+func TestServerRestKept(t *testing.T) {
+	opened, done := make(chan *Conn, 1), make(chan bool)
+	s := &Server{Options: Options{PingInterval: time.Hour}, Handler: Handler{OnOpen: func(c *Conn) { opened <- c }}}
+	server, conn := loopback(t)
+	go func() {
+		defer close(done)
+		c := NewConn(server, nil)
+		if _, err := ShakeHands(c); err != nil {
+			t.Error(err)
+		}
+		raw, _ := server.SyscallConn()
+		err := raw.Control(func(uintptr) {
+			if err := s.Adopt(c, s.Handler); err != nil {
+				t.Error(err)
+			}
+			awaitRest(t, s, 1, 0)
+			if err := c.WriteMessage(Text, []byte("Hello")); err != nil {
+				t.Error(err)
+			}
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	}()
+	client, err := ClientHandshake(conn, "ws://server.example.com/", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.CloseNow()
+	wait(t, opened)
+	expectMessages(t, client, "Hello")
+	wait(t, done)
+	if err := s.Shutdown(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestTransportUnpollDeadline has a write deadline that was taken back not keep a connection in the poller.
+func TestTransportUnpollDeadline(t *testing.T) {
+	conn, _ := loopback(t)
+	var tr transport
+	tr.init(conn)
+	for _, at := range []time.Time{time.Now().Add(time.Hour), {}} {
+		tr.beginWrite(true)
+		tr.setWriteDeadline(at)
+		tr.endWrite()
+		if polled := tr.isPolled(); polled != at.IsZero() {
+			t.Errorf("with the deadline %v there is something to keep: %v", at, !polled)
 		}
 	}
 }

@@ -65,11 +65,12 @@ type pollable interface {
 	io.ReadWriter
 	syscall.Conn
 	isPolled() bool
-	unpoll()
+	unpoll() io.Closer
 }
 
 // isPolled reports whether unpoll would have t keep less.
 func (t *transport) isPolled() bool {
+	t.forget()
 	if p, ok := t.rw.(pollable); ok {
 		return p.isPolled() && t.deadlines == nil
 	}
@@ -78,17 +79,20 @@ func (t *transport) isPolled() bool {
 }
 
 // unpoll has t keep no more of a TCP connection than it needs while nobody waits. The lock of the
-// Conn is held, and nobody reads, writes or closes.
-func (t *transport) unpoll() {
+// Conn is held, and nobody reads, writes or closes. It returns what is to be closed without that
+// lock, as it may wait for a program that has kept the net.Conn; or nil.
+func (t *transport) unpoll() io.Closer {
 	switch rw := t.rw.(type) {
 	case pollable:
-		rw.unpoll()
+		return rw.unpoll()
 	case *net.TCPConn:
 		if s := newSocket(rw, t.raw); s != nil {
 			t.rw = s
 			t.raw, _ = s.(syscall.Conn).SyscallConn()
+			return rw
 		}
 	}
+	return nil
 }
 
 // stream returns what t is over.
